@@ -34,7 +34,9 @@ pub enum Denied {
     #[error("this key is mistyped or cut: its check does not match")]
     BrokenKey,
     /// Its time is over.
-    #[error("this key has expired; create or rotate one with `tallyhouse keys`")]
+    #[error(
+        "this key has expired, or was rotated and its overlap is over; create another one with `tallyhouse keys create`"
+    )]
     ExpiredKey,
     /// It was taken back.
     #[error("this key was revoked")]

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::env::{self, ConfigError, Env, Whole, choice, whole};
 use crate::rate_limit::{Mode, Network, ProxyHeader, RateLimitSettings, Rule, TrustedProxies};
 
-use super::is_development;
+use super::{DataFolder, is_development};
 
 /// Limits of addresses, and who stands between them and us. Those of keys are settings of projects.
 #[derive(Debug, Clone, Args)]
@@ -50,6 +50,7 @@ pub fn rate_limits(env: &dyn Env) -> Result<RateLimitSettings, ConfigError> {
         admin: Rule::per_minute(set.rate_limit_admin_requests),
         proxies: TrustedProxies { networks: set.trusted_proxies, header: set.trusted_proxy_header },
         instances: set.rate_limit_instances,
+        data: Some(env::read::<DataFolder>(env)?.tallyhouse_data),
     })
 }
 

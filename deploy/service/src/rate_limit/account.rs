@@ -25,6 +25,10 @@ const FIRST_CHUNK: u64 = 8;
 const LEAST_CHUNK: u64 = 4;
 const MOST_CHUNK: u64 = 1 << 16;
 
+/// Of a caller that asked within [`KEPT_CURRENT`], what Redis has left is known as of so long ago, if Redis is there.
+const CURRENT: Duration = Duration::from_secs(2);
+const KEPT_CURRENT: Duration = Duration::from_secs(600);
+
 /// Redis lends no more than such a part of what it has, unless more is needed.
 const PART: u64 = 8;
 
@@ -59,6 +63,13 @@ pub(super) enum Handed {
     Unsent,
 }
 
+/// What a bucket in Redis had left, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) left: u64,
+    pub(super) at: Instant,
+}
+
 /// What Redis is asked for.
 #[derive(Debug, Clone)]
 pub(super) struct LeaseRequest {
@@ -73,6 +84,8 @@ pub(super) struct LeaseRequest {
     pub(super) owed: u64,
     /// What of it was handed over before, and Redis did not answer.
     pub(super) repeated: u64,
+    /// A Redis that lost the bucket begins it with this, and what came since.
+    pub(super) known: Option<Known>,
 }
 
 /// What it said.
@@ -265,6 +278,7 @@ impl Account {
             settled: std::mem::take(&mut self.settled),
             repeated: std::mem::take(&mut self.repeated).min(self.owed),
             owed: std::mem::take(&mut self.owed),
+            known: self.known(),
         };
         // Used up before its end: the next one may be larger.
         self.chunk = (self.chunk * 2).min((self.rule.burst / PART).clamp(LEAST_CHUNK, MOST_CHUNK));
@@ -319,13 +333,53 @@ impl Account {
     }
 
     fn hand_over(&mut self) -> Option<LeaseRequest> {
+        if self.back + self.owed == 0 {
+            return None;
+        }
+        self.exchange_unasked()
+    }
+
+    /// Whether what Redis has left is to be looked at though nobody asks: others take of it, and an outage begins with what was left last.
+    pub(super) fn is_outdated(&self, now: Instant) -> bool {
+        let is_free = self.flight.is_none() && !self.is_handing_over && self.name.is_some();
+        let is_used = now.saturating_duration_since(self.used_at) < KEPT_CURRENT;
+        is_free && is_used && self.left.is_some() && now.saturating_duration_since(self.left_at) > CURRENT
+    }
+
+    /// Asks for nothing but what is left.
+    pub(super) fn look(&mut self) -> Option<LeaseRequest> {
+        self.exchange_unasked()
+    }
+
+    /// What was left, as an exchange said that began then.
+    pub(super) fn learned(&mut self, left: u64, sent: Instant) {
+        if self.left.is_none() || sent >= self.left_at {
+            (self.left, self.left_at) = (Some(left), sent);
+        }
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.left.map(|left| Known { left, at: self.left_at })
+    }
+
+    fn exchange_unasked(&mut self) -> Option<LeaseRequest> {
         let is_free = self.flight.is_none() && !self.is_handing_over;
-        let name = self.name.clone().filter(|_| is_free && self.back + self.owed > 0)?;
+        let name = self.name.clone().filter(|_| is_free)?;
         self.is_handing_over = true;
         let (back, owed) = (std::mem::take(&mut self.back), std::mem::take(&mut self.owed));
         let repeated = std::mem::take(&mut self.repeated).min(owed);
         let settled = std::mem::take(&mut self.settled);
-        Some(LeaseRequest { name, rule: self.rule, needed: 0, wanted: 0, back, settled, owed, repeated })
+        Some(LeaseRequest {
+            name,
+            rule: self.rule,
+            needed: 0,
+            wanted: 0,
+            back,
+            settled,
+            owed,
+            repeated,
+            known: self.known(),
+        })
     }
 
     /// What became of what was handed over. That may end beside an exchange which somebody waits for. Gives how much of what is owed is given
@@ -476,6 +530,22 @@ mod tests {
         let mut new = Account::new(RULE, start);
         assert_eq!(new.take_local(1_000, 3, false, start).tokens, 333);
         assert_eq!(new.ask(1, name).0.owed, 0, "without Redis nothing is owed");
+    }
+
+    #[test]
+    fn an_outage_begins_with_what_others_have_left() {
+        let start = Instant::now();
+        let mut account = with(8, 300, start);
+        let later = start + Duration::from_secs(5);
+        assert!(!account.is_outdated(start) && account.is_outdated(later));
+        let request = account.look().unwrap();
+        assert_eq!((request.needed, request.wanted, request.known), (0, 0, Some(Known { left: 300, at: start })));
+        assert!(!account.is_outdated(later), "it is on its way");
+        account.learned(30, later);
+        assert_eq!(account.handed_over(&request, Handed::Taken), 0);
+        account.learned(200, start);
+        assert_eq!(account.take_local(1_000, 3, true, later).tokens, 8 + 10);
+        assert!(!account.is_outdated(start + 2 * KEPT_CURRENT), "nobody asks any more");
     }
 
     #[test]

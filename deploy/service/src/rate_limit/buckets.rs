@@ -7,8 +7,8 @@
 //! ```
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
@@ -28,6 +28,9 @@ const ATTEMPTS: usize = 4;
 
 /// So many hand over at once: connections are left to requests that wait.
 const AT_ONCE: usize = 4;
+
+/// How long fewer instances have to be counted; an instance counts every 5 s.
+const FEWER_AFTER: Duration = Duration::from_secs(15);
 
 /// Between two looks at exchanges that are under way when the process ends.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -65,6 +68,8 @@ pub(super) struct Buckets {
     exchange: Option<Arc<Exchange>>,
     /// How many share what is counted while Redis is away.
     instances: AtomicU64,
+    /// Since when fewer are counted.
+    fewer_since: Mutex<Option<Instant>>,
     metrics: RateLimitMetrics,
 }
 
@@ -90,6 +95,7 @@ impl Buckets {
             hasher: RandomState::new(),
             exchange: exchange.map(Arc::new),
             instances: AtomicU64::new(instances.max(1)),
+            fewer_since: Mutex::default(),
             metrics,
         }
     }
@@ -236,12 +242,23 @@ impl Buckets {
         match counted {
             Ok(Ok(instances)) => {
                 if !is_given {
-                    self.instances.store(instances.max(1), Ordering::Relaxed);
+                    self.counted(instances, Instant::now());
                 }
                 true
             }
             Ok(Err(Away::Failed | Away::Avoided)) | Err(_) => false,
         }
+    }
+
+    /// Fewer are believed only after a while: a Redis that was started again counts the others as they come.
+    fn counted(&self, instances: u64, now: Instant) {
+        let mut fewer_since = self.fewer_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if instances < self.instances() && now.saturating_duration_since(*fewer_since.get_or_insert(now)) < FEWER_AFTER
+        {
+            return;
+        }
+        *fewer_since = None;
+        self.instances.store(instances.max(1), Ordering::Relaxed);
     }
 
     pub(super) fn is_shared(&self) -> bool {
@@ -285,22 +302,25 @@ impl Buckets {
             let (exchange, stop, is_away) = (Arc::clone(&exchange), stop.clone(), Arc::clone(&is_away));
             async move {
                 if stop.is_cancelled() || is_away.load(Ordering::Relaxed) {
-                    return (caller, request, Handed::Unsent);
+                    return (caller, request, Handed::Unsent, None);
                 }
-                let handed = match exchange.lease(&request).await {
-                    Ok(_) => Handed::Taken,
-                    Err(Away::Failed) => Handed::Unknown,
-                    Err(Away::Avoided) => Handed::Unsent,
+                let (handed, left) = match exchange.lease(&request).await {
+                    Ok(reply) => (Handed::Taken, Some((reply.left, reply.sent))),
+                    Err(Away::Failed) => (Handed::Unknown, None),
+                    Err(Away::Avoided) => (Handed::Unsent, None),
                 };
                 is_away.fetch_or(handed != Handed::Taken, Ordering::Relaxed);
-                (caller, request, handed)
+                (caller, request, handed, left)
             }
         };
         let sent = runtime.spawn(stream::iter(requests).map(send).buffer_unordered(AT_ONCE).collect::<Vec<_>>()).await;
         match sent {
             Ok(sent) => {
-                for (caller, request, handed) in sent {
+                for (caller, request, handed, left) in sent {
                     table.with_known(caller, |account| {
+                        if let Some((left, sent)) = left {
+                            account.learned(left, sent);
+                        }
                         self.metrics.debt_dropped(account.handed_over(&request, handed));
                     });
                 }
@@ -317,4 +337,22 @@ async fn has_landed(mut landing: watch::Receiver<Landing>) -> bool {
     let landed = landing.wait_for(|landing| *landing != Landing::UnderWay);
     let landed = tokio::time::timeout(2 * WITHIN, landed).await;
     landed.is_ok_and(|landed| landed.is_ok_and(|landing| *landing == Landing::Done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_that_are_missing_for_a_moment_are_still_counted() {
+        let (buckets, start) =
+            (Buckets::new("test", None, 3, RateLimitMetrics::unregistered().unwrap()), Instant::now());
+        let counted = |instances, seconds| {
+            buckets.counted(instances, start + Duration::from_secs(seconds));
+            buckets.instances()
+        };
+        // Redis was started again: one after the other comes.
+        assert_eq!([counted(1, 0), counted(2, 5), counted(3, 10), counted(4, 15)], [3, 3, 3, 4]);
+        assert_eq!([counted(1, 20), counted(1, 34), counted(1, 35)], [4, 4, 1], "they are gone");
+    }
 }

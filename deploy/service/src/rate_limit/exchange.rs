@@ -73,14 +73,18 @@ impl Exchange {
 
     /// Asks for tokens, and gives back what is not used.
     pub(super) async fn lease(&self, request: &LeaseRequest) -> Result<LeaseReply, Away> {
-        let LeaseRequest { name, rule, needed, wanted, back, settled, owed, repeated: _ } = request;
+        let LeaseRequest { name, rule, needed, wanted, back, settled, owed, repeated: _, known } = request;
         let mut script = redis::cmd("EVAL");
         script.arg(LEASE_SCRIPT).arg(1).arg(&**name).arg(rule.burst).arg(rule.per_ms());
         script.arg(needed).arg(wanted).arg(back).arg(owed).arg(millis(LEASE));
+        let sent = Instant::now();
+        match known {
+            Some(known) => script.arg(known.left).arg(millis(sent.saturating_duration_since(known.at))),
+            None => script.arg(-1).arg(0),
+        };
         settled.iter().for_each(|settled| {
             script.arg(settled.epoch).arg(settled.tokens);
         });
-        let sent = Instant::now();
         let (tokens, left, wait_ms, epoch): (u64, u64, u64, u64) = self.send(script).await?;
         Ok(LeaseReply { lent: Lent { tokens, epoch }, left, wait: Duration::from_millis(wait_ms), sent })
     }

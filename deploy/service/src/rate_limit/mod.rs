@@ -19,10 +19,12 @@
 //!
 //! Failure cases:
 //! * Redis is away, slow or full: each process has a bucket of its own, with the limit divided by the number of instances
-//!   (`RATE_LIMIT_INSTANCES`, else as many as Redis last counted). It begins with its share of what Redis had left. What it admits is
-//!   owed, and taken off when Redis is back. So an outage admits what all instances together may, once; of callers that came first during
-//!   the outage, a burst more. Redis that comes and goes fills nothing.
-//! * Redis loses its data, or fails over before it copied a lease: buckets begin full, at most a burst more;
+//!   (`RATE_LIMIT_INSTANCES`, else as many as Redis last counted, also before a restart of the process: that is in a file). It begins with its
+//!   share of what Redis had left, which is looked at every 5 s for the 256 callers that asked last, within 10 minutes. What it admits is
+//!   owed, and taken off when Redis is back. So an outage admits what was left, once; of callers whose last tokens others took within these 5 s,
+//!   that asked this instance long ago, or that came first during the outage, up to a burst more. Redis that comes and goes fills nothing.
+//! * Redis loses its data, or fails over before it copied a lease: a bucket begins with the least that the processes know of it, each as it
+//!   comes, and what came since. What nobody knows begins full; at most a burst more;
 //! * clocks: those of instances do not count. Redis's clock that jumps forward fills buckets, to their burst at most; one that goes back
 //!   fills nothing until it passes the time of the last exchange from then on;
 //! * a process is killed: what it had borrowed fills up again;
@@ -43,7 +45,9 @@ mod rule;
 mod table;
 mod telemetry;
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -57,6 +61,7 @@ use self::buckets::{Ask, Buckets, Caller};
 use self::exchange::Exchange;
 use self::telemetry::Outcome;
 use crate::health::{Health, Status};
+use crate::private_file;
 use crate::redis::{OpenError, Pool, RedisUrl};
 
 pub use self::address::{Network, Peer, ProxyHeader, TrustedProxies};
@@ -107,6 +112,8 @@ pub struct RateLimitSettings {
     pub proxies: TrustedProxies,
     /// How many instances share the limits while Redis is away; `None`: as many as Redis last counted.
     pub instances: Option<u64>,
+    /// The data folder, where their number is remembered: a process that starts while Redis is away goes on as one of as many.
+    pub data: Option<PathBuf>,
 }
 
 impl RateLimitSettings {
@@ -118,6 +125,7 @@ impl RateLimitSettings {
             admin: Rule::per_minute(120),
             proxies: TrustedProxies::default(),
             instances: None,
+            data: None,
         }
     }
 }
@@ -141,6 +149,8 @@ struct Inner {
     buckets: Arc<Buckets>,
     metrics: RateLimitMetrics,
     stress: AtomicU8,
+    /// Where the number of instances is remembered.
+    file: Option<PathBuf>,
 }
 
 /// Events that were counted.
@@ -173,8 +183,29 @@ impl RateLimits {
         let is_shared = settings.mode != Mode::Off;
         let exchange = redis.filter(|_| is_shared).map(Exchange::new).transpose()?;
         metrics.local(is_shared && exchange.is_none());
-        let buckets = Arc::new(Buckets::new(service, exchange, settings.instances.unwrap_or(1), metrics.clone()));
-        Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0) })))
+        let remembers = exchange.is_some() && settings.instances.is_none();
+        let file = settings
+            .data
+            .as_ref()
+            .filter(|_| remembers)
+            .map(|data| data.join(format!("rate-limit-instances-{service}")));
+        let remembered = || fs::read_to_string(file.as_ref()?).ok()?.trim().parse().ok();
+        let instances = settings.instances.or_else(remembered).unwrap_or(1);
+        let buckets = Arc::new(Buckets::new(service, exchange, instances, metrics.clone()));
+        Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0), file })))
+    }
+
+    async fn remember(&self, remembered: &mut Option<u64>) {
+        let (Some(file), instances) = (self.0.file.clone(), self.instances()) else { return };
+        if *remembered == Some(instances) {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || private_file::write(&file, &format!("{instances}\n"))).await;
+        match written {
+            Ok(Ok(())) => *remembered = Some(instances),
+            Ok(Err(error)) => tracing::debug!(%error, "the number of instances is not remembered"),
+            Err(error) => tracing::debug!(%error, "the number of instances is not remembered"),
+        }
     }
 
     /// Connections to the Redis in which instances share them.
@@ -187,7 +218,7 @@ impl RateLimits {
         let metrics = RateLimitMetrics::unregistered()?;
         let buckets = Arc::new(Buckets::new("off", None, 1, metrics.clone()));
         let settings = RateLimitSettings::off();
-        Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0) })))
+        Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0), file: None })))
     }
 
     /// Charges a request to its address, before anything else is done with it.
@@ -343,9 +374,13 @@ impl RateLimits {
         let is_shared = AtomicBool::new(false);
         // However long others take to hand over: who is counted late is taken for gone.
         let count = async {
+            let mut remembered = None;
             while !stop.is_cancelled() {
                 let counted = self.0.buckets.count_instances(&id, is_given).await;
                 is_shared.store(counted, Ordering::Relaxed);
+                if counted {
+                    self.remember(&mut remembered).await;
+                }
                 self.tell(health, counted);
                 stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;
             }

@@ -17,6 +17,9 @@ pub(super) const MOST: usize = 1 << 16;
 
 const SHARDS: usize = 64;
 
+/// Accounts whose bucket in Redis is looked at, at a time: those that were used last.
+const LOOKS: usize = 256;
+
 /// What of a full shard is forgotten at once: looking for the oldest costs as much for one as for many.
 const FORGOTTEN: usize = MOST / SHARDS / 8;
 
@@ -84,16 +87,24 @@ impl Table {
         }
     }
 
-    /// Forgets accounts that are as new ones would be. Gives what others have to give back, if Redis is there to take it.
+    /// Forgets accounts that are as new ones would be. Gives what others have to give back, or to look at, if Redis is there.
     pub(super) fn tidy(&self, is_shared: bool, instances: u64, now: Instant) -> Vec<(u64, LeaseRequest)> {
-        let mut left_over = Vec::new();
+        let (mut left_over, mut outdated) = (Vec::new(), Vec::new());
         for shard in &self.shards {
             lock(shard).retain(|caller, account| {
                 if is_shared {
                     left_over.extend(account.left_over(now).map(|request| (*caller, request)));
                 }
-                !account.is_forgettable(instances, now)
+                let stays = !account.is_forgettable(instances, now);
+                if is_shared && stays && account.is_outdated(now) {
+                    outdated.push((account.used_at(), *caller));
+                }
+                stays
             });
+        }
+        outdated.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, caller) in outdated.into_iter().take(LOOKS) {
+            self.with_known(caller, |account| left_over.extend(account.look().map(|request| (caller, request))));
         }
         left_over
     }
