@@ -30,7 +30,10 @@ impl Operations {
         }
         let snapshot = self.control.snapshot();
         let wanted = snapshot.records(Kind::Grant).filter(|record| {
-            actor.manages(&record.project) && project.is_none_or(|project| *record.project == *project)
+            // With a deleted project its accounts are gone.
+            actor.manages(&record.project)
+                && !snapshot.is_deleted(&record.project)
+                && project.is_none_or(|project| *record.project == *project)
         });
         let views = wanted.filter_map(|record| {
             // One that cannot be read opens nothing, which the log of the process with the engine says.

@@ -192,9 +192,13 @@ impl Operations {
         let (record, mut document) = self.known_key(actor, id).await?;
         let now_ms = self.control.now_ms();
         if document.revoked_ms.is_some() || document.expires_ms.is_some_and(|expires| expires <= now_ms) {
-            return Err(OperationError::invalid("id", "is of a key that opens nothing any more: create another one"));
+            return Err(OperationError::invalid(
+                "id",
+                "is of a key that was revoked or has expired, and another text would not change that: create another key",
+            ));
         }
-        let until_ms = now_ms.saturating_add(overlap_ms);
+        // Nothing of a key outlives it.
+        let until_ms = now_ms.saturating_add(overlap_ms).min(document.expires_ms.unwrap_or(i64::MAX));
         document.secrets.retain(|secret| secret.until_ms.is_none_or(|until| until > now_ms));
         for secret in &mut document.secrets {
             secret.until_ms = Some(secret.until_ms.map_or(until_ms, |until| until.min(until_ms)));

@@ -75,7 +75,9 @@ pub enum KeyError {
     /// Nobody has it.
     #[error("this key is not known")]
     Unknown,
-    #[error("this key has expired; create or rotate one with `tallyhouse keys`")]
+    #[error(
+        "this key has expired, or was rotated and its overlap is over; create another one with `tallyhouse keys create`"
+    )]
     Expired,
     #[error("this key was revoked")]
     Revoked,

@@ -117,6 +117,11 @@ impl Snapshot {
         self.projects.get(name)
     }
 
+    /// Whether there was such a project, and it was deleted. Those of development have no record.
+    pub fn is_deleted(&self, name: &str) -> bool {
+        self.project(name).is_none() && self.record(Kind::Project, name, name).is_some()
+    }
+
     /// What somebody may do. Operators have the limits of a project that says nothing.
     pub fn limits_of(&self, principal: &Principal) -> LimitsOf {
         match principal.project() {

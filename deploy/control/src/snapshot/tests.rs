@@ -67,6 +67,12 @@ fn a_key_opens_what_it_is_for_until_it_ends() {
 }
 
 #[test]
+fn a_project_that_was_deleted_is_told_from_one_that_never_was() {
+    let snapshot = snapshot(vec![project("shop", 1, false), project("beta", 2, true)]);
+    assert_eq!(["shop", "beta", "of-development"].map(|name| snapshot.is_deleted(name)), [false, true, false]);
+}
+
+#[test]
 fn a_rotated_key_opens_under_both_texts_until_the_old_one_ends() {
     let (old, new) = (key_text::generate(&[Scope::Ingest]), key_text::generate(&[Scope::Ingest]));
     let mut document = key(&new);

@@ -135,6 +135,11 @@ async fn a_key_is_rotated_and_revoked() {
     for key in [&old, new] {
         assert_eq!(api.ask(key, "GET /v1/admin/keys", "").await.0, 200);
     }
+    // No text outlives its key.
+    let (_, brief) = api.ask(&old, "POST /v1/admin/keys", r#"{"scopes":["query"],"expires":"1m"}"#).await;
+    let line = format!("POST /v1/admin/keys/{}/rotate", brief["id"].as_str().unwrap());
+    let (_, rotated) = api.ask(&old, &line, r#"{"overlap":"1h"}"#).await;
+    assert_eq!(rotated["previousUntil"], brief["expires"], "{brief} {rotated}");
     // Without overlap the others end at once.
     let (_, made) = api.ask(new, &format!("POST /v1/admin/keys/{id}/rotate"), r#"{"overlap":"0s"}"#).await;
     for key in [&old, new] {

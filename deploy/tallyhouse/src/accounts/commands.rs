@@ -39,6 +39,8 @@ pub enum AccountsError {
     NoProject(String),
     #[error("there is no account `{0}`; `tallyhouse users list` shows those that there are")]
     Unknown(String),
+    #[error("project `{0}` was deleted, and its accounts with it: nobody comes in with this one")]
+    Deleted(String),
     #[error("project `{project}` has {MOST} accounts, which is the most; delete one first")]
     TooMany { project: String },
     #[error(
@@ -137,16 +139,21 @@ impl<'a> Accounts<'a> {
         Ok(Self { place, control })
     }
 
-    /// Those that are in force, of one project or of all.
+    /// Those that are in force, of one project or of all. On a given server those of deleted projects are users until they are deleted as well.
     pub fn list(&self, project: Option<&str>) -> Vec<Listed> {
-        let listed = self.in_force(project).into_iter().map(|(record, document)| Listed {
-            account: record.name.to_string(),
-            project: record.project.to_string(),
-            tool: document.tool.name().to_owned(),
-            note: document.note,
-            created_at: time::text(document.created_ms),
-            rotated_at: document.rotated_ms.map(time::text),
-        });
+        let (snapshot, is_embedded) = (self.control.snapshot(), self.place.is_embedded);
+        let is_there = |record: &Record| !is_embedded || !snapshot.is_deleted(&record.project);
+        let listed =
+            self.in_force(project).into_iter().filter(|(record, _)| is_there(record)).map(|(record, document)| {
+                Listed {
+                    account: record.name.to_string(),
+                    project: record.project.to_string(),
+                    tool: document.tool.name().to_owned(),
+                    note: document.note,
+                    created_at: time::text(document.created_ms),
+                    rotated_at: document.rotated_ms.map(time::text),
+                }
+            });
         listed.collect()
     }
 
@@ -180,6 +187,9 @@ impl<'a> Accounts<'a> {
     /// Gives an account another password; the one before opens nothing from then on.
     pub async fn rotate(&self, name: &str) -> Result<Made, AccountsError> {
         let (record, document) = self.find(name)?;
+        if self.control.snapshot().is_deleted(&record.project) {
+            return Err(AccountsError::Deleted(record.project.to_string()));
+        }
         let password = password::generate();
         let rotated_ms = Some(self.control.now_ms());
         let document = GrantDocument { password_sha256: password::sha256(&password), rotated_ms, ..document };

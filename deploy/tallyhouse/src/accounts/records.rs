@@ -9,14 +9,9 @@ use crate::engine::Account;
 /// Who may come into the embedded engine: accounts of projects that are there. In a fixed order, so that equal ones compare equal.
 pub fn accounts(snapshot: &Snapshot) -> Vec<Account> {
     let mut accounts: Vec<Account> = snapshot.records(Kind::Grant).filter_map(|record| account(record)).collect();
-    accounts.retain(|account| is_there(snapshot, account.project.as_str()));
+    accounts.retain(|account| !snapshot.is_deleted(account.project.as_str()));
     accounts.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     accounts
-}
-
-/// A deleted project has a record that says so; one of development has none.
-fn is_there(snapshot: &Snapshot, project: &str) -> bool {
-    snapshot.project(project).is_some() || !snapshot.records(Kind::Project).any(|record| &*record.name == project)
 }
 
 /// `None`: deleted, of a tool that the embedded engine does not serve, or not to be understood.
