@@ -11,7 +11,7 @@ use crate::rollups::within;
 /// How often a process writes its row, whether it changed or not.
 pub const WRITE_EVERY: Duration = Duration::from_secs(60);
 
-/// A row that is older is that of a process that is gone, or cut off.
+/// A row that is older is that of a process that is gone, or cut off. It has not stopped in order: what it has taken may be stored later.
 pub const GONE_AFTER: Duration = Duration::from_secs(150);
 
 /// What a process says.
@@ -41,6 +41,32 @@ pub async fn running(client: &Client) -> Result<Vec<Ack>, StoreError> {
     let sql = "SELECT process, known, leftovers, is_running FROM tallyhouse.suppression_acks FINAL \
                WHERE is_running = 1 AND updated_at > now64(3) - toIntervalSecond({seconds:UInt64}) ORDER BY process";
     within(client.query(sql).param("seconds", GONE_AFTER.as_secs()).fetch_all::<Ack>()).await
+}
+
+/// Of a process that did not stop in order and is not heard of any more.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct Silent {
+    /// Its name.
+    pub process: String,
+    /// Milliseconds since 1970.
+    pub heard_ms: i64,
+}
+
+/// Processes that were not heard of for [`GONE_AFTER`] and did not confirm a version before: killed, or cut off from ClickHouse.
+pub async fn silent(client: &Client, version: u64) -> Result<Vec<Silent>, StoreError> {
+    let sql = "SELECT process, toUnixTimestamp64Milli(updated_at) AS heard_ms FROM tallyhouse.suppression_acks FINAL \
+               WHERE is_running = 1 AND known < {version:UInt64} AND updated_at <= now64(3) - toIntervalSecond({seconds:UInt64}) \
+               AND updated_at > now64(3) - toIntervalDay(7) ORDER BY heard_ms DESC";
+    let query = client.query(sql).param("version", version).param("seconds", GONE_AFTER.as_secs());
+    within(query.fetch_all::<Silent>()).await
+}
+
+/// Says of a process that another one has gone on with what it had taken.
+pub async fn succeeded(client: &Client, process: &str) -> Result<(), StoreError> {
+    let sql = "INSERT INTO tallyhouse.suppression_acks (process, known, leftovers, is_running) \
+               SELECT process, known, leftovers, 0 FROM tallyhouse.suppression_acks FINAL \
+               WHERE process = {process:String} AND is_running = 1";
+    within(client.query(sql).param("process", process).with_setting("async_insert", "0").execute()).await
 }
 
 /// Says of all processes that they have stopped: those that a backup knows of do not run on the restored tables.

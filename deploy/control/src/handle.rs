@@ -106,6 +106,8 @@ struct Inner {
     fixed: FixedKeys,
     snapshot: ArcSwap<Snapshot>,
     changed: watch::Sender<u64>,
+    /// Cancelled: ClickHouse has answered once.
+    looked: CancellationToken,
     looking: tokio::sync::Mutex<Looking>,
     misses: Semaphore,
     copy: Option<Arc<Copied>>,
@@ -203,6 +205,7 @@ impl Control {
             fixed,
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(0),
+            looked: CancellationToken::new(),
             looking: tokio::sync::Mutex::default(),
             misses: Semaphore::new(MISSES),
             copy: copy
@@ -221,6 +224,18 @@ impl Control {
     /// Whether the snapshot is that of the table or of the disk, or there is nothing to read.
     pub fn is_read(&self) -> bool {
         self.0.store.is_none() || self.0.snapshot.load().mark().is_some()
+    }
+
+    /// Whether the snapshot is no older than this process: ClickHouse has answered once, or there is nothing to read.
+    pub fn has_looked(&self) -> bool {
+        self.0.store.is_none() || self.0.looked.is_cancelled()
+    }
+
+    /// Waits for that.
+    pub async fn looked(&self) {
+        if self.0.store.is_some() {
+            self.0.looked.cancelled().await;
+        }
     }
 
     /// Where records are created; `None`: there are fixed keys and nothing else.
@@ -309,6 +324,9 @@ impl Control {
         let Some(store) = &self.0.store else { return Ok(()) };
         looking.began = Some(Instant::now());
         let looked = self.take_over(store, looking).await;
+        if looked.is_ok() {
+            self.0.looked.cancel();
+        }
         let health = self.0.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_kept = self.0.copy.as_ref().is_none_or(|copy| !copy.is_behind.load(Ordering::Relaxed));
         let told = looked.as_ref().map(|_| is_kept);

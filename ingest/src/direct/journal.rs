@@ -59,7 +59,7 @@ pub async fn store(folder: &Journal, metrics: &Arc<Metrics>, writer: &BatchWrite
         if let Some(content) = content {
             let block =
                 Block { token: &content.token, rows: content.rows, chunks: &content.chunks, days: &content.days };
-            let origin = Origin { topic: "", begun: Some(0) };
+            let origin = Origin { topic: "", begun: Some(0), erased: &[] };
             match writer.store(block, origin, &Alone).await {
                 Ok(refused) => {
                     let codes: Vec<u32> = refused.iter().map(|event| event.code).collect();

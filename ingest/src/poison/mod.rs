@@ -30,6 +30,9 @@
 //! **One dead letter for an event**: who sends a refused event again has it refused again. The newest dead letter stays open, the others are
 //! discarded.
 //!
+//! **People who were erased after a batch was begun** are left out the same way, without dead letters: what has T skips the rest, and the others
+//! take no row of theirs. What an attempt had left of them the erasure finds by itself in raw; the days of such rows are compared.
+//!
 //! **Killed anywhere**, the next process reaches the same end:
 //! * before the dead letters: nothing says that a row is refused, and it is searched again;
 //! * after them (one insert, so all or none): whoever repeats a batch of another process reads the dead letters of its token first and
@@ -95,6 +98,8 @@ pub struct Origin<'a> {
     pub topic: &'a str,
     /// When another process began it, in milliseconds since 1970: there may be dead letters of it.
     pub begun: Option<i64>,
+    /// Rows of people who were erased after it was begun, in order: they are left out.
+    pub erased: &'a [usize],
 }
 
 /// An event of a batch that is a dead letter.

@@ -31,6 +31,8 @@ const CLOCKS: i64 = 60_000;
 pub(super) struct Course {
     pub(super) rows: Option<Arc<Rows>>,
     pub(super) refused: Vec<(usize, Cause)>,
+    /// Of [`Self::refused`] those that are nobody's dead letter: their people were erased.
+    erased: BTreeSet<usize>,
     /// An attempt may have written some of it.
     pub(super) may_be_written: bool,
     /// Refused rows among it.
@@ -47,6 +49,7 @@ impl Course {
         Self {
             rows: None,
             refused: Vec::new(),
+            erased: BTreeSet::new(),
             may_be_written: false,
             has_leftovers: false,
             refusals: (0, 0),
@@ -73,6 +76,30 @@ impl Course {
         self.refusals.1 >= needed && Instant::now() >= self.search_not_before
     }
 
+    /// Leaves rows of erased people out.
+    async fn leave_out(&mut self, block: Block<'_>, erased: &[usize]) {
+        if erased.is_empty() {
+            return;
+        }
+        if self.rows.is_none() {
+            self.rows = read(block.chunks).await;
+        }
+        // Our own block. If it cannot be read all the same, the erasure looks again when the batch is stored.
+        if self.rows.is_none() {
+            tracing::error!(
+                token = block.token,
+                "a begun batch cannot be read back; it is stored with people who were erased"
+            );
+            return;
+        }
+        self.erased = erased.iter().copied().collect();
+        self.refused.retain(|(row, _)| !self.erased.contains(row));
+        let cause = Cause { code: 0, reason: String::new() };
+        self.refused.extend(erased.iter().map(|row| (*row, cause.clone())));
+        self.refused.sort_by_key(|(row, _)| *row);
+        tracing::info!(token = block.token, rows = erased.len(), "a batch is repeated without people who were erased");
+    }
+
     pub(super) fn search_later(&mut self) {
         self.search_not_before = Instant::now() + self.search_pause;
         self.search_pause = (self.search_pause * 2).min(SEARCH_AGAIN.1);
@@ -95,6 +122,7 @@ impl BatchWriter {
         if origin.begun.is_some() {
             self.recall(block, &mut course, fence).await?;
         }
+        course.leave_out(block, origin.erased).await;
         if !course.may_be_written
             && self.is_wary()
             && let Verdict::Refused(refused) = self.search(block, &mut course, fence).await?
@@ -246,8 +274,12 @@ impl BatchWriter {
         let Some(rows) = course.rows.as_ref().filter(|_| !course.refused.is_empty()) else {
             return Ok(Vec::new());
         };
-        self.tidy(block, rows, &course.refused, course.has_leftovers, fence).await?;
-        if course.has_leftovers {
+        let is_erased = |row: &usize| course.erased.contains(row);
+        let letters: Vec<_> = course.refused.iter().filter(|(row, _)| !is_erased(row)).cloned().collect();
+        if !letters.is_empty() {
+            self.tidy(block, rows, &letters, course.has_leftovers, fence).await?;
+        }
+        if course.has_leftovers || !course.erased.is_empty() {
             let token = format!("{}-open-{}", block.token, course.refused.len());
             let days = days_of(rows, &course.refused);
             self.note(&token, repair::block(block.token, &days, Step::Open), fence).await?;
@@ -258,7 +290,7 @@ impl BatchWriter {
             event_id: refused_rows::text(rows, "event_id", *row),
             code: cause.code,
         };
-        Ok(course.refused.iter().map(event).collect())
+        Ok(letters.iter().map(event).collect())
     }
 }
 

@@ -334,9 +334,10 @@ impl Ingest {
         if inserts {
             beside.spawn(feed::follow(control, user_hash_key, suppressions.clone(), CancellationToken::new()));
             let (client, ready, ended) = (store.client.clone(), tables_ready.clone(), all_stored.clone());
+            let folder = folder.clone();
             telling.spawn(async move {
                 if ended.run_until_cancelled(ready.cancelled()).await.is_some() {
-                    suppression_acks::tell(client, suppressions, ended).await;
+                    suppression_acks::tell(client, folder, suppressions, ended).await;
                 }
             });
         }

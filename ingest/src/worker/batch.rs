@@ -81,7 +81,8 @@ pub struct Building {
     offsets: Vec<i64>,
     /// The version of suppressions that its first record was judged by.
     judged: u64,
-    has_leftovers: bool,
+    /// Rows of people who were erased.
+    erased: Vec<usize>,
     opened: Instant,
 }
 
@@ -101,7 +102,7 @@ impl Building {
             checksum: crc32fast::Hasher::new(),
             offsets: Vec::new(),
             judged,
-            has_leftovers: false,
+            erased: Vec::new(),
             opened: Instant::now(),
         }
     }
@@ -132,14 +133,11 @@ impl Building {
         let event = &record.event;
         let person =
             Person { user_id: &event.user_id, anonymous_id: &event.anonymous_id, received_at: event.received_at };
-        if context.suppressions.covers(record.project, person) {
-            if !must_keep {
-                self.counts.suppressed += 1;
-                self.skip(read.offset);
-                return Ok(());
-            }
-            // The batch is the same each time that it is sent, or a table that has it would count it again.
-            self.has_leftovers = true;
+        let is_erased = context.suppressions.covers(record.project, person);
+        if is_erased && !must_keep {
+            self.counts.suppressed += 1;
+            self.skip(read.offset);
+            return Ok(());
         }
         if let Some(window) = context.window.as_deref_mut() {
             let key = context.hasher.key(record.project, &record.event.event_id);
@@ -151,7 +149,13 @@ impl Building {
             }
             window.insert(key, read.offset, context.now);
         }
-        self.counts.kept += 1;
+        if is_erased {
+            // Rows keep their numbers, and the batch its token: whoever stores it leaves this one out.
+            self.counts.suppressed += 1;
+            self.erased.push(self.offsets.len());
+        } else {
+            self.counts.kept += 1;
+        }
         self.checksum.update(read.payload);
         self.offsets.push(read.offset);
         match context.partition {
@@ -207,7 +211,7 @@ impl Building {
 
     /// What is inserted and committed. A repeated batch has the range of its intent, whatever is left of it.
     pub fn close(self, topic: &str, partition: Option<i32>, replay: Option<&Intent>) -> Closed {
-        let Self { first, builder, skips, poison, counts, checksum, offsets, judged, has_leftovers, .. } = self;
+        let Self { first, builder, skips, poison, counts, checksum, offsets, judged, erased, .. } = self;
         let last = replay.map_or(self.last, |intent| intent.last);
         let token = match partition {
             // Offsets alone would do, but for a topic that was deleted and made anew: its offsets start over, and its first
@@ -231,7 +235,7 @@ impl Building {
             begun: replay.map(|intent| intent.at),
             shard: replay.map(|intent| intent.shard),
             judged,
-            has_leftovers,
+            erased,
             counts,
             senders: Senders::default(),
         }
@@ -265,8 +269,8 @@ pub struct Closed {
     pub shard: Option<u32>,
     /// The version of suppressions that it was judged by.
     pub judged: u64,
-    /// Whether it has events that are erased: it was begun before, and is the same each time.
-    pub has_leftovers: bool,
+    /// Rows that are not to be stored: the batch was begun before these people were erased, and its token is that of all rows.
+    pub erased: Vec<usize>,
     /// How many records were what.
     pub counts: ConsumedCounts,
     /// Traces of its records.
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_erased_is_not_stored_unless_its_batch_was_begun_before() {
+    fn what_is_erased_is_not_in_a_batch_and_is_named_in_one_that_was_begun_before() {
         use tallyhouse_control::privacy::suppressions::{EVERYBODY, Suppression};
         use tallyhouse_schema::user_hash::UserHasher;
         let erased = |before| {
@@ -376,7 +380,7 @@ mod tests {
         // Received at 1.
         let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
         let closed = partition.build(10, &["a", "b"], None).unwrap();
-        assert_eq!((closed.rows, closed.has_leftovers), (0, false));
+        assert_eq!((closed.rows, closed.erased), (0, Vec::new()));
         assert_eq!(closed.counts, ConsumedCounts { suppressed: 2, ..ConsumedCounts::default() });
         let mut partition = TestPartition { suppressions: erased(1), ..TestPartition::new() };
         assert_eq!(partition.build(10, &["a"], None).unwrap().rows, 1, "it came afterwards");
@@ -384,7 +388,8 @@ mod tests {
         let intent = Intent::read(10, &Intent::metadata(10..=before.last, 1, 1, before.skips)).unwrap().unwrap();
         let mut partition = TestPartition { suppressions: erased(2), ..TestPartition::new() };
         let again = partition.build(10, &["a", "b"], Some(&intent)).unwrap();
-        assert_eq!((&again.token, &again.chunks, again.has_leftovers), (&before.token, &before.chunks, true));
+        assert_eq!((&again.token, &again.chunks, again.erased), (&before.token, &before.chunks, vec![0, 1]));
+        assert_eq!(again.counts, ConsumedCounts { suppressed: 2, ..ConsumedCounts::default() });
     }
 
     #[test]

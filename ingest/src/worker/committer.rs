@@ -121,6 +121,7 @@ impl<P: Partition> BatchCommitter<P> {
             let origin = Origin {
                 topic: self.partition.number().map_or("", |_| self.partition.topic()),
                 begun: if is_stored { Some(0) } else { closed.begun },
+                erased: &closed.erased,
             };
             let record = |event: RefusedEvent| {
                 closed.offsets.get(event.row).map(|offset| RefusedRecord { offset: *offset, event })

@@ -282,12 +282,13 @@ impl<P: Partition> Worker<P> {
             self.committer.metrics.kafka.window(partition.topic(), number, ids, reach);
         }
         let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
-        let (suppressions, judged, has_leftovers) =
-            (self.common.suppressions.clone(), closed.judged, closed.has_leftovers);
+        let (suppressions, judged, has_erased) =
+            (self.common.suppressions.clone(), closed.judged, !closed.erased.is_empty());
         running.spawn(async move {
             let refused = traced::store(&committer, closed).await?;
-            // An erasure does not wait for ever for who stores nothing: it looks again when it hears of this.
-            if has_leftovers || suppressions.load().version() != judged {
+            // An erasure does not wait for ever for who stores nothing: it looks again when it hears of this. So it does when an earlier
+            // attempt may have stored what was left out now.
+            if has_erased || suppressions.load().version() != judged {
                 suppressions.add_leftover();
             }
             drop(permit);

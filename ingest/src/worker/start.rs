@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tallyhouse_service::clock::{now_ms, steady_ms};
 use tallyhouse_service::health::Status;
+use tokio::time::timeout;
 
 use super::filling::Filling;
 use super::partition::{Partition, ReadError, Start};
@@ -30,13 +31,15 @@ const COMPONENT: &str = "kafka_log";
 /// Even shares of the bound on ids that a partition may begin with.
 const SHARES: usize = 4;
 
+/// How long ClickHouse may take to say who was erased.
+const CURRENT_WITHIN: Duration = Duration::from_secs(10);
+
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl<P: Partition> Worker<P> {
     pub(super) async fn begin(&self) -> Filling {
-        // After a long stop, nobody has asked yet who was erased meanwhile.
-        self.common.suppressions.known().await;
         let start = self.asked("where to begin", P::committed).await;
+        self.suppressions_known(start.intent.as_ref().map_or(self.committer.place, |intent| intent.shard)).await;
         let is_kafka = self.committer.partition.number().is_some();
         let (next, range) = (start.next.filter(|_| is_kafka), self.asked("what the log has", P::range).await);
         let replay = self.replayable(start, &range).await;
@@ -55,6 +58,21 @@ impl<P: Partition> Worker<P> {
             _ => {}
         }
         filling
+    }
+
+    /// Waits until it is known who was erased while this process did not run. ClickHouse knows, and what is stored goes there in any case; only where
+    /// another shard than the first is stored to, the copy on the disk has to do after a while.
+    async fn suppressions_known(&self, shard: u32) {
+        let suppressions = &self.common.suppressions;
+        suppressions.known().await;
+        if timeout(CURRENT_WITHIN, suppressions.are_current()).await.is_ok() {
+            return;
+        }
+        let (topic, number) = (self.committer.partition.topic(), self.committer.partition.number());
+        tracing::warn!(topic, number, shard, "ClickHouse has not said yet who was erased since this process last ran");
+        if shard == 1 {
+            suppressions.are_current().await;
+        }
     }
 
     /// The log did not go on where it should.

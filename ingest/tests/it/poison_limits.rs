@@ -52,7 +52,7 @@ async fn take_over(place: &Place, store: &Store, token: &str) -> usize {
     let cause = Cause { code: 469, reason: "refused".to_owned() };
     let dead_letter = refused_rows::dead_letter(token, "", &Rows::read(&chunks).unwrap(), 1, &cause);
     let Ok(()) = writer.write_dead_letters(&format!("{token}-refused"), vec![dead_letter], &Alone).await;
-    let origin = Origin { topic: "", begun: Some(0) };
+    let origin = Origin { topic: "", begun: Some(0), erased: &[] };
     let Ok(refused) = writer.store(block, origin, &Alone).await;
     refused.len()
 }
@@ -85,6 +85,29 @@ async fn a_refused_row_that_cannot_be_deleted_is_counted_and_holds_up_nothing() 
     }
     assert_eq!(take_over(&place, &store, "second").await, 1);
     assert_eq!((count(&place.connection, &place.project, RAW).await, store.metrics.refusals.leftovers.get()), (5, 1));
+    place.stop().await;
+}
+
+/// Neither as a whole, nor where an attempt has come before: then what it left is for the erasure, and its days are compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_begun_batch_is_repeated_without_people_who_were_erased() {
+    let place = Place::new().await;
+    let store = store_of(&place);
+    let writer = BatchWriter::new(store.clone(), Duration::ZERO);
+    let stored = async || count(&place.connection, &place.project, RAW).await;
+    let repairs = "SELECT count() FROM repairs WHERE project_id = {project:String} AND state = 'open'";
+    let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
+    let block = Block { token: "begun", rows: 3, chunks: &chunks, days: &[] };
+    let origin = Origin { topic: "", begun: Some(now_ms()), erased: &[0, 2] };
+    let Ok(refused) = writer.store(block, origin, &Alone).await;
+    let open = count(&place.connection, &place.project, repairs).await;
+    assert_eq!((stored().await, refused.len(), open), (1, 0, 1));
+    // The whole batch under its token, as it was begun, adds nothing.
+    store.attempt(block).await.unwrap();
+    assert_eq!(stored().await, 1);
+    let all = Block { token: "all", ..block };
+    let Ok(refused) = writer.store(all, Origin { erased: &[0, 1, 2], ..origin }, &Alone).await;
+    assert_eq!((stored().await, refused.len()), (1, 0));
     place.stop().await;
 }
 
@@ -185,7 +208,7 @@ async fn trouble_with_a_batch_that_is_given_up_leaves_the_health() {
     execute(&place.connection, broken).await.unwrap();
     let chunks = valued_block(&place.project, &[1.0, 2.0, 3.0]);
     let block = Block { token: "given-up", rows: 3, chunks: &chunks, days: &[] };
-    let origin = Origin { topic: "", begun: None };
+    let origin = Origin { topic: "", begun: None, erased: &[] };
     let writer = BatchWriter::new(store.clone(), Duration::from_secs(30));
     let stored = writer.store(block, origin, &LostInTrouble(store.health.clone())).await;
     assert!(stored.is_err(), "it is given up");

@@ -127,6 +127,16 @@ impl OnShard {
     }
 }
 
+/// A process that stores events, is not heard of, and has not stopped in order: what it has taken is not stored, or not without being judged,
+/// once it is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SilentProcess {
+    /// Its name among those that confirm.
+    pub process: String,
+    pub last_heard_of: String,
+}
+
 /// An erasure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,9 +160,12 @@ pub struct ErasureDocument {
     /// Processes that store events and have confirmed.
     #[serde(default)]
     pub confirmed: u64,
-    /// Those that run and did not confirm in time.
+    /// Those that did not confirm in time, and those that are not heard of any more without having stopped in order.
     #[serde(default)]
     pub unconfirmed: u64,
+    /// Of these, the ones that are not heard of: the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<SilentProcess>,
     /// How often inserts were held back in vain, and until when they are left alone, in milliseconds since 1970.
     #[serde(default)]
     pub held_back: u32,

@@ -206,6 +206,7 @@ fn new_document(now_ms: i64, subjects: Vec<Subject>, keep_suppressed: bool) -> E
         others: Vec::new(),
         confirmed: 0,
         unconfirmed: 0,
+        silent: Vec::new(),
         held_back: 0,
         not_before_ms: 0,
         updated_ms: now_ms,

@@ -42,13 +42,25 @@ pub fn set(snapshot: &Snapshot, key: &InstallationKey) -> SuppressionSet {
 /// Keeps `suppressions` as the control plane says, until `stop`.
 pub async fn follow(control: Control, key: InstallationKey, suppressions: Suppressions, stop: CancellationToken) {
     let mut changed = control.subscribe();
+    let mut is_current = false;
     loop {
+        // In this order: what is taken after a look is no older than it.
+        let has_looked = control.has_looked();
         if control.is_read() {
             suppressions.replace(set(&control.snapshot(), &key));
         }
-        match stop.run_until_cancelled(changed.changed()).await {
-            Some(Ok(())) => {}
-            Some(Err(_)) | None => return,
+        if has_looked {
+            is_current = true;
+            suppressions.current();
+        }
+        let next = async {
+            tokio::select! {
+                next = changed.changed() => next.is_ok(),
+                () = control.looked(), if !is_current => true,
+            }
+        };
+        if stop.run_until_cancelled(next).await != Some(true) {
+            return;
         }
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn of(key: &InstallationKey, project: &str, Erasure { id, document, .
         "rollupPartitionsRebuilt": document.sum(|shard| shard.partitions),
         "processesConfirmed": document.confirmed,
         "processesNotConfirmed": document.unconfirmed,
+        "processesNotHeardOf": document.silent,
         "filesLeft": document.sum(|shard| shard.files_left),
     });
     if let Value::Object(fields) = fields {

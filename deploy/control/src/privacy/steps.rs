@@ -11,20 +11,29 @@ use tallyhouse_sql::erasure::{self as rows, DayRows, Deleted, Id, Target};
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{PAUSE, horizon_of};
-use tallyhouse_sql::suppression_acks;
-use tokio::time::{Instant, sleep};
+use tallyhouse_sql::suppression_acks::{self, Silent};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::documents::{OnShard, Step, Subject, SuppressionDocument};
+use super::documents::{OnShard, SilentProcess, Step, Subject, SuppressionDocument};
 use super::erasure::Erasure;
 use super::runner::{Runner, StepError};
 use super::{feed, report};
 use crate::kind::Kind;
 use crate::store::{ControlError, New};
+use crate::time;
 
 /// How long processes that run may take to confirm. What one that does not stores later is found as a leftover.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(300);
 const CONFIRMED_POLL: Duration = Duration::from_millis(100);
+
+/// After so long the job says what it waits for.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+const NOT_CONFIRMED_YET: &str = "waiting until every process that stores events has confirmed that it leaves this person out; one that was killed, or cannot reach \
+    ClickHouse, is waited for until it has not been heard of for 150 s, any other for 5 minutes";
+
+/// Processes that are not heard of, by name, in a job.
+const SILENT_NAMED: usize = 20;
 
 /// Inserts are kept away no longer than this, for one partition.
 const GATE: Duration = Duration::from_secs(60);
@@ -37,12 +46,22 @@ const DAY_S: i64 = 86_400;
 /// In the job, while a mutation fails.
 const FAILING: &str = "ClickHouse cannot carry out the deletion yet: see `latest_fail_reason` in system.mutations";
 
+/// Who knows all suppressions.
+pub(super) struct Confirmed {
+    /// Processes that do.
+    confirmed: u64,
+    /// Processes that are heard of and do not.
+    unconfirmed: u64,
+    /// Processes that did not, and are not heard of.
+    silent: Vec<Silent>,
+}
+
 impl Runner {
     pub(super) async fn suppress(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
         for subject in erasure.document.subjects.clone() {
             self.suppress_one(project, erasure, subject).await?;
         }
-        (erasure.document.confirmed, erasure.document.unconfirmed) = self.confirmed().await?;
+        self.confirm(project, erasure).await?;
         if erasure.document.is_again {
             for client in self.shards.iter() {
                 rows::forget(client, &erasure.id).await?;
@@ -86,16 +105,40 @@ impl Runner {
         outcomes.map(|(number, outcome)| outcome.map_err(|error| self.on_shard(number, error.into()))).collect()
     }
 
-    /// Waits until every process that stores events knows all suppressions. Returns how many do, and how many do not.
-    pub(super) async fn confirmed(&self) -> Result<(u64, u64), StepError> {
+    /// Waits until every process that stores events knows all suppressions, and takes down how many do, and which do not.
+    async fn confirm(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
+        let confirmed = {
+            let confirming = self.confirmed();
+            tokio::pin!(confirming);
+            match timeout(TOLD_AFTER, &mut confirming).await {
+                Ok(confirmed) => confirmed?,
+                Err(_) => {
+                    erasure.document.problem = Some(NOT_CONFIRMED_YET.to_owned());
+                    self.write(project, erasure).await?;
+                    confirming.await?
+                }
+            }
+        };
+        let heard =
+            |process: Silent| SilentProcess { process: process.process, last_heard_of: time::text(process.heard_ms) };
+        let document = &mut erasure.document;
+        document.confirmed = confirmed.confirmed;
+        document.unconfirmed = confirmed.unconfirmed + confirmed.silent.len() as u64;
+        document.silent = confirmed.silent.into_iter().take(SILENT_NAMED).map(heard).collect();
+        Ok(())
+    }
+
+    /// Waits until every process that stores events and is heard of knows all suppressions.
+    pub(super) async fn confirmed(&self) -> Result<Confirmed, StepError> {
         self.control.refresh().await?;
         let version = feed::version(&self.control.snapshot());
-        let until = Instant::now() + CONFIRMED_WITHIN;
+        let (until, home) = (Instant::now() + CONFIRMED_WITHIN, self.shards.home());
         loop {
-            let running = suppression_acks::running(self.shards.home()).await?;
+            let running = suppression_acks::running(home).await?;
             let unconfirmed = running.iter().filter(|ack| ack.known < version).count() as u64;
             if unconfirmed == 0 || Instant::now() >= until {
-                return Ok((running.len() as u64 - unconfirmed, unconfirmed));
+                let silent = suppression_acks::silent(home, version).await?;
+                return Ok(Confirmed { confirmed: running.len() as u64 - unconfirmed, unconfirmed, silent });
             }
             sleep(CONFIRMED_POLL).await;
         }

@@ -98,12 +98,15 @@ struct Shared {
     judging: std::sync::Mutex<Vec<std::sync::Weak<AtomicU64>>>,
     /// Cancelled: somebody said which set it is.
     known: CancellationToken,
+    /// Cancelled: it was read from ClickHouse by this process, and not from the disk alone.
+    current: CancellationToken,
 }
 
 impl Default for Suppressions {
     fn default() -> Self {
         let suppressions = Self::awaited();
         suppressions.0.known.cancel();
+        suppressions.current();
         suppressions
     }
 }
@@ -126,6 +129,16 @@ impl Suppressions {
     /// Waits until a set was taken: nobody may judge before, what is suppressed would be stored.
     pub async fn known(&self) {
         self.0.known.cancelled().await;
+    }
+
+    /// The set is no older than this process.
+    pub fn current(&self) {
+        self.0.current.cancel();
+    }
+
+    /// Waits for that: somebody may have been erased while this process did not run, and a copy on the disk does not know.
+    pub async fn are_current(&self) {
+        self.0.current.cancelled().await;
     }
 
     /// The set in force.
