@@ -7,7 +7,7 @@
 //! A broker takes 4,096 bytes of metadata (`offset.metadata.max.bytes`). [`Skips`] says when it is full, and the batch is closed
 //! then: about 2,900 scattered duplicates, or any number in a row.
 //!
-//! The metadata says the first offset too. MirrorMaker writes a group's offsets to another cluster, each translated, and the metadata as it was:
+//! The metadata says the first offset too. `MirrorMaker` writes a group's offsets to another cluster, each translated, and the metadata as it was:
 //! there the range is one of other records. An intent at another offset than its own is none, and known ids tell what is stored.
 
 use std::ops::RangeInclusive;

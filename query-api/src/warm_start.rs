@@ -76,7 +76,7 @@ impl WarmStart {
             }
         };
         // Two: ClickHouse is for those who wait.
-        let is_over = timeout(WARM_WITHIN, async { tokio::join!(worker(), worker()) }).await.is_err();
+        let is_over = Box::pin(timeout(WARM_WITHIN, async { tokio::join!(worker(), worker()) })).await.is_err();
         let (asked, answered) = (asked.into_inner(), answered.into_inner());
         if asked > 0 {
             tracing::info!(asked, answered, is_over, took_ms = began.elapsed().as_millis(), "hot questions were asked");

@@ -5,7 +5,7 @@
 //!
 //! A new installation gets the baseline (0101 to 0199), which makes each table once. Files of before 0.1.0 (0001 to 0095) made the same
 //! tables step by step; an installation that has recorded one of them goes on with those, wherever it stands, and not with the baseline
-//! ([`of_recorded`]). Everything from 0200 on is for both.
+//! (`of_recorded`). Everything from 0200 on is for both.
 
 use sha2::{Digest, Sha256};
 

@@ -121,7 +121,7 @@ impl From<Refused> for Problem {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
-fn not_all(error: ShardsError) -> ErasureError {
+fn not_all(error: &ShardsError) -> ErasureError {
     tracing::warn!(%error, "the export of a person");
     ControlError::Unavailable.into()
 }
@@ -249,7 +249,7 @@ impl Privacy {
             return Err(BadPerson::Unknown("keepSuppressed".to_owned()).into());
         }
         let permit = self.exporting.begin(project)?;
-        let export = export::begin(&self.readers, request.person, permit).await.map_err(not_all)?;
+        let export = export::begin(&self.readers, request.person, permit).await.map_err(|error| not_all(&error))?;
         // Not whose: the log is kept.
         self.audited(project, caller, ("privacy.export", "", json!({}))).await;
         Ok(export)

@@ -236,13 +236,11 @@ mod tests {
         let (tracer, mut queue, _) = tracer(1.0, 8);
         let caller = Trace::below(None);
         let mut request = tracer.request(Some(caller));
-        let beside = request
-            .scope(async {
-                let outer = crate::trace::span("outer", Kind::Internal);
-                outer.during(async { tokio::spawn(crate::trace::carried(step("inner"))) }).await
-            })
-            .await;
-        beside.await.unwrap();
+        let beside = async {
+            let outer = crate::trace::span("outer", Kind::Internal);
+            outer.during(async { tokio::spawn(crate::trace::carried(step("inner"))).await.unwrap() }).await;
+        };
+        request.scope(beside).await;
         request.end(end(false));
         let spans = told(&mut queue);
         assert!(spans.iter().all(|span| span.trace.trace_id() == caller.trace_id()), "{spans:?}");
