@@ -1,10 +1,15 @@
 //! Tables on a terminal.
 
+/// Of an entry, except of the last column: ids fit, and one long name does not push all other rows apart. `--json` has the whole.
+const MOST_CHARS: usize = 48;
+
 /// Columns as wide as their widest entry. What others wrote may hold anything: control characters would change the terminal.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|name| (*name).to_owned()).collect();
+    let last = head.len().saturating_sub(1);
+    let entry = |(column, cell): (usize, &String)| if column < last { cut(printable(cell)) } else { printable(cell) };
     let lines: Vec<Vec<String>> =
-        std::iter::once(&head).chain(rows).map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+        std::iter::once(&head).chain(rows).map(|row| row.iter().enumerate().map(entry).collect()).collect();
     let width = |column: usize| lines.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or_default()).collect();
     let mut text = String::new();
@@ -14,6 +19,13 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+fn cut(text: String) -> String {
+    match text.char_indices().nth(MOST_CHARS) {
+        Some(_) => text.chars().take(MOST_CHARS - 1).chain(['…']).collect(),
+        None => text,
+    }
 }
 
 /// A text without control characters.
@@ -29,5 +41,13 @@ mod tests {
     fn a_table_is_aligned_and_changes_no_terminal() {
         let rows = [vec!["a".to_owned(), "x\u{1b}[2J".to_owned()], vec!["bcd".to_owned(), String::new()]];
         assert_eq!(table(&["ID", "NOTE"], &rows), "ID   NOTE\na    x\u{fffd}[2J\nbcd\n");
+    }
+
+    #[test]
+    fn a_long_entry_does_not_push_the_others_apart() {
+        let (long, last) = ("é".repeat(200), "n".repeat(100));
+        let text = table(&["ID", "NOTE"], &[vec![long, last.clone()], vec!["a".repeat(48), String::new()]]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines, [&format!("{:<48}  NOTE", "ID"), &format!("{}…  {last}", "é".repeat(47)), &"a".repeat(48)]);
     }
 }

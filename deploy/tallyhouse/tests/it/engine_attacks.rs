@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use crate::native_packets::{hello, query};
+
 const ROUNDS: usize = 5;
 
 /// An attack waits this long for an answer that it does not need.
@@ -63,33 +65,6 @@ fn attacks() -> Vec<Attack> {
         http("a reset after a long URL", &[&long], End::Reset),
         http("a request in keep-alive, then a close", &[ping, ping], End::Close),
     ]
-}
-
-fn varint(mut number: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
-        number >>= 7;
-    }
-    bytes.push(u8::try_from(number).unwrap());
-    bytes
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [varint(text.len() as u64), text.as_bytes().to_vec()].concat()
-}
-
-/// The first packet of the native protocol, of a revision before it was long.
-fn hello(user: &str, password: &str) -> Vec<u8> {
-    const REVISION: u64 = 54_031;
-    [varint(0), text("client"), varint(1), varint(1), varint(REVISION), text(""), text(user), text(password)].concat()
-}
-
-/// A statement, and the empty block of its external tables.
-fn query(sql: &str) -> Vec<u8> {
-    let head = [varint(1), text(""), text(""), varint(2), varint(0), text(sql)].concat();
-    let block_info = [&[1, 0, 2][..], &(-1_i32).to_le_bytes(), &[0]].concat();
-    [head, varint(2), text(""), block_info, varint(0), varint(0)].concat()
 }
 
 async fn attack(attack: &Attack, port: u16) -> std::io::Result<()> {

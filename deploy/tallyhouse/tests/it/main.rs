@@ -32,6 +32,7 @@ mod installation;
 mod isolation;
 mod kills;
 mod metrics;
+mod native_packets;
 mod outage;
 mod regions;
 mod rolling;
