@@ -75,7 +75,8 @@ impl EventTypeDeclaration {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(DeclarationError::TooLarge { found: document.len() });
         }
-        serde_json::from_str(document).map_err(|error| DeclarationError::Malformed(error.to_string()))
+        let read = crate::strict_json::read(document.as_bytes()).and_then(serde_json::from_value);
+        read.map_err(|error| DeclarationError::Malformed(error.to_string()))
     }
 }
 

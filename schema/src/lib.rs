@@ -19,6 +19,7 @@ pub mod raw;
 pub mod rejection;
 pub mod rollup;
 mod shape;
+pub mod strict_json;
 mod text;
 pub mod time;
 pub mod user_hash;

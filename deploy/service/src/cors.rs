@@ -67,7 +67,8 @@ impl FromStr for Origin {
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let is_bare = uri.path() == "/" && !text.ends_with('/') && uri.query().is_none() && !host.contains('@');
         let has_host = uri.host().is_some_and(|host| !host.is_empty() && !host.contains('*'));
-        if !["http", "https"].contains(&scheme) || !is_bare || !has_host {
+        let has_bad_port = uri.authority().is_some_and(|all| all.as_str() != all.host() && all.port_u16().is_none());
+        if !["http", "https"].contains(&scheme) || !is_bare || !has_host || has_bad_port {
             return Err(wrong());
         }
         let own_port = if scheme == "https" { ":443" } else { ":80" };
@@ -151,6 +152,8 @@ mod tests {
             "https://a.example?b",
             "file://",
             "https://a.example,https://b.example",
+            "https://a.example:99999",
+            "https://a.example:",
         ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }

@@ -9,7 +9,7 @@ use tallyhouse_sql::{Connection, Shards};
 use crate::accounts::keeper::Keeper;
 use crate::config::Config;
 use crate::data_folder::{DataFolder, Part};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{self, Engine, EngineOptions};
 use crate::telemetry::Metrics;
 use crate::up::{self, UpError};
 
@@ -34,8 +34,17 @@ pub struct Attached {
     data: Option<DataFolder>,
 }
 
-/// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started.
+/// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started, where there is one.
 pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
+    if config.engine.is_some() && !engine::has_tables(&config.data) {
+        let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+        return Err(UpError::NothingThere(data));
+    }
+    attach_or_make(config, env).await
+}
+
+/// The same; what is not there is made.
+pub async fn attach_or_make(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
     let Some(embedded) = &config.engine else {
         // `CLICKHOUSE_PASSWORD` is that of one user, who reads as well.
         let shards = tallyhouse_ingest::config::shards(env)?;
@@ -43,17 +52,22 @@ pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError>
         return Ok(Attached { reader: writer.clone(), writer, shards, engine: None, data: None });
     };
     let mut options = up::engine_options(config, embedded, Metrics::register(&Registry::new())?)?;
-    let user = |name: &str, password: &str| Connection {
-        url: format!("http://127.0.0.1:{}", options.http_port),
+    let user = |port: u16, name: &str, password: &str| Connection {
+        url: format!("http://127.0.0.1:{port}"),
         user: name.to_owned(),
         password: password.to_owned(),
         tls: None,
     };
-    let writer = user("writer", options.credentials.writer.expose());
-    let reader = user("reader", options.credentials.reader.expose());
-    if answers(&writer).await {
-        return Ok(Attached { shards: writer.clone().into(), writer, reader, engine: None, data: None });
+    let writer_on = |port| user(port, "writer", options.credentials.writer.expose());
+    // `up` may have been told another port than this command.
+    for port in [Some(options.http_port), engine::last_http_port(&config.data)].into_iter().flatten() {
+        let writer = writer_on(port);
+        if answers(&writer).await {
+            let reader = user(port, "reader", options.credentials.reader.expose());
+            return Ok(Attached { shards: writer.clone().into(), writer, reader, engine: None, data: None });
+        }
     }
+    let writer = writer_on(options.http_port);
     let data = DataFolder::open(&config.data, &[Part::Engine]).await?;
     options.accounts = Keeper::open(&config.data, &writer).accounts();
     run(options, data).await

@@ -112,7 +112,9 @@ pub(crate) async fn erasures(env: &dyn Env, what: Erasures) -> Outcome {
             (erasures::verify(&file, &erasures::key(&config, env)?)?, "signed by this installation, unchanged")
         }
     };
-    print(&format!("{} of {}: {verdict}\n", text(&report, "id"), text(&report, "project")));
+    print(&format!("the report of {} of {}: {verdict}\n", text(&report, "id"), text(&report, "project")));
+    // What stands around it in the file is signed by nobody.
+    print(&format!("{report:#}\n"));
     Ok(ExitCode::SUCCESS)
 }
 

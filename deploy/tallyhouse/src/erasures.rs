@@ -17,6 +17,7 @@ use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::report::{self, BadReport};
 use tallyhouse_control::privacy::runner::{CachesNotTold, Runner, StepError};
 use tallyhouse_control::{Control, ControlError, ControlStore};
+use tallyhouse_schema::strict_json;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::AllShards;
@@ -165,10 +166,10 @@ impl Eraser {
     }
 }
 
-/// A report from a file. A job as the API shows it has its report within.
+/// A report from a file. A job as the API shows it has its report within; only that is signed.
 pub fn read(path: &Path) -> Result<Value, EraseError> {
     let text = std::fs::read(path).map_err(|source| EraseError::Report { path: path.to_owned(), source })?;
-    let value: Value = serde_json::from_slice(&text).map_err(|_| EraseError::NotJson(path.to_owned()))?;
+    let value = strict_json::read(&text).map_err(|_| EraseError::NotJson(path.to_owned()))?;
     Ok(value.get("report").cloned().unwrap_or(value))
 }
 

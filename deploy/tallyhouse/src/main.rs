@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::FromArgMatches;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use tallyhouse::attach::attach;
+use tallyhouse::attach::{attach, attach_or_make};
 use tallyhouse::backfill::{BATCH, Backfill};
 use tallyhouse::config::Config;
 use tallyhouse::engine::child;
@@ -153,7 +153,10 @@ async fn keep_store(env: &dyn Env) -> Result<ExitCode, Box<dyn Error>> {
 
 async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::from_env(env)?;
-    let attached = attach(&config, env).await?;
+    let attached = match what {
+        Migrate::Up => attach_or_make(&config, env).await?,
+        Migrate::Status | Migrate::Check => attach(&config, env).await?,
+    };
     let servers = match config.engine {
         Some(_) => Ok(Servers::embedded(attached.writer.clone())),
         None => Servers::given(attached.shards.clone(), env),

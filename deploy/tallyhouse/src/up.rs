@@ -13,6 +13,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tallyhouse_control::privacy::hash_key::InstallationKey;
@@ -65,6 +66,9 @@ pub enum UpError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Data(#[from] DataFolderError),
+    /// A command in the wrong folder, which would make an installation of its own there.
+    #[error("there is no Tallyhouse in {}: `tallyhouse up` makes one; for another folder set TALLYHOUSE_DATA, for a running service TALLYHOUSE_URL", .0.display())]
+    NothingThere(PathBuf),
     /// A port of the services.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -123,6 +127,15 @@ struct Store {
     local: Option<LocalStore>,
 }
 
+/// How far the tables are.
+#[derive(Debug, Clone, Default)]
+struct Prepared {
+    /// They are ready.
+    is_done: CancellationToken,
+    /// They are, or cannot be yet.
+    is_tried: CancellationToken,
+}
+
 /// Starts everything, runs until `stop`, and stops everything.
 pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError> {
     let parts: &[Part] = if config.engine.is_some() { &[Part::Engine, Part::Services] } else { &[Part::Services] };
@@ -134,7 +147,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
         store = Store::open(&config, env, &services.registry) => store?,
         () = stop.stopped() => return Ok(()),
     };
-    let tables_ready = CancellationToken::new();
+    let tables = Prepared::default();
     let health = services.health.clone();
     if let Some(engine) = &store.engine {
         health.set("cage", engine.cage().status(), engine.cage().to_string());
@@ -146,14 +159,14 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
     };
     let writer = (Some(store.writer.home()), canary.as_ref());
     let control = tallyhouse_control::config::open_with(env, "up", store.reader.home(), writer)?;
-    let mut running = Box::pin(services.run(&store, control.clone(), tables_ready.clone(), stop.clone()));
+    let mut running = Box::pin(services.run(&store, control.clone(), tables.clone(), stop.clone()));
     let serve = async {
         tokio::select! {
             served = &mut running => {
                 stop.stop();
                 served
             }
-            error = keep_ready(&store, &config, &control, &health, tables_ready) => {
+            error = keep_ready(&store, &config, &control, &health, &tables) => {
                 // Events may have been taken: they are in the log, and whoever waits is answered.
                 stop.stop();
                 running.as_mut().await.and(Err(error))
@@ -176,13 +189,7 @@ pub async fn up(config: Config, env: &dyn Env, stop: Stop) -> Result<(), UpError
 }
 
 /// Waits for ClickHouse, prepares the tables, and keeps them open for inserts. Returns only what cannot be mended by waiting.
-async fn keep_ready(
-    store: &Store,
-    config: &Config,
-    control: &Control,
-    health: &Health,
-    tables_ready: CancellationToken,
-) -> UpError {
+async fn keep_ready(store: &Store, config: &Config, control: &Control, health: &Health, tables: &Prepared) -> UpError {
     if let Some(engine) = &store.engine
         && let Err(error) = engine.ready().await
     {
@@ -198,6 +205,7 @@ async fn keep_ready(
             Err(error) => return error.into(),
         };
         tracing::warn!(%error, "the tables cannot be prepared yet; trying again");
+        tables.is_tried.cancel();
         health.set(
             "tables",
             Status::Degraded,
@@ -206,7 +214,8 @@ async fn keep_ready(
         tokio::time::sleep(AGAIN_AFTER).await;
     }
     health.set("tables", Status::Up, "");
-    tables_ready.cancel();
+    tables.is_done.cancel();
+    tables.is_tried.cancel();
     let kept = async {
         match (&store.accounts, &store.engine) {
             (Some(accounts), Some(engine)) => accounts.keep(engine).await,
@@ -342,13 +351,7 @@ impl Services {
     }
 
     /// Runs both until `stop`; when one of them fails, the other is stopped too.
-    async fn run(
-        self,
-        store: &Store,
-        control: Control,
-        tables_ready: CancellationToken,
-        stop: Stop,
-    ) -> Result<(), UpError> {
+    async fn run(self, store: &Store, control: Control, tables: Prepared, stop: Stop) -> Result<(), UpError> {
         let Self { ingest, query, ingest_listeners: [public, admin], query_listeners, seeds, registry, health, tls } =
             self;
         let days = DayVersions::default();
@@ -368,7 +371,7 @@ impl Services {
             user_hash_key: InstallationKey::new(store.user_hash_key),
             admin: admin_pages.clone(),
             days,
-            tables_ready: tables_ready.clone(),
+            tables_ready: tables.is_done.clone(),
             local_store: store.local.clone(),
             tls: tls.clone(),
         };
@@ -401,8 +404,8 @@ impl Services {
             ended
         };
         let query = async {
-            // Before they are migrated, tables may be missing or of another version.
-            if stop.token().run_until_cancelled(tables_ready.cancelled()).await.is_none() {
+            // Before they are migrated, tables may be missing or of another version. While ClickHouse is away, keys and stale answers are still good.
+            if stop.token().run_until_cancelled(tables.is_tried.cancelled()).await.is_none() {
                 return Ok(());
             }
             let ended = Box::pin(query_api::run(query, query_deps, query_listeners, stop.clone())).await;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tallyhouse_control::ControlError;
 use tallyhouse_control::schemas::{self, InForce, Registered, SchemaError, Who};
 use tallyhouse_schema::catalogue::{DeclarationError, EventTypeDeclaration, MAX_DOCUMENT_BYTES};
+use tallyhouse_schema::strict_json;
 use tallyhouse_service::http::Problem;
 
 use super::HttpState;
@@ -160,7 +161,7 @@ fn is_dry(params: &Params) -> Result<bool, Problem> {
 
 /// A declaration, and the version that it replaces.
 fn declaration(body: &[u8]) -> Result<(EventTypeDeclaration, u32), Problem> {
-    let mut document: Value = serde_json::from_slice(body).map_err(|error| {
+    let mut document = strict_json::read(body).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
             .with("line", error.line())
             .with("column", error.column())

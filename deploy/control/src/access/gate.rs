@@ -212,9 +212,9 @@ fn check_place(key: &Key, place: Place, headers: &HeaderMap) -> Result<(), Denie
         (false, Place::Query | Place::Body) => Err(Denied::KeyInWrongPlace),
         (false, Place::Header) => Ok(()),
         // Who sends no origin is no browser, and could as well send a false one.
-        (true, _) => match headers.get(header::ORIGIN) {
-            Some(origin) if !key.principal.origins.allows(origin) => Err(Denied::OriginNotAllowed),
-            Some(_) | None => Ok(()),
+        (true, _) => match headers.get_all(header::ORIGIN).iter().all(|origin| key.principal.origins.allows(origin)) {
+            true => Ok(()),
+            false => Err(Denied::OriginNotAllowed),
         },
     }
 }

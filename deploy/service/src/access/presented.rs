@@ -8,7 +8,7 @@
 //! {"key": KEY, …}                    the same, in the body of a beacon (see [`in_body`])
 //! ```
 //!
-//! The same credential in two places is one. Two that differ are refused, whoever they belong to: a proxy that adds its own must not decide for
+//! The same credential in two places is one, in the less secret of the two. Two that differ are refused, whoever they belong to: a proxy that adds its own must not decide for
 //! whom a request is answered. What is too long or no text is refused before anything is computed from it.
 
 use std::borrow::Cow;
@@ -65,9 +65,15 @@ impl<'a> Presented<'a> {
     pub fn in_head(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Option<Self>, Denied> {
         let all = [in_x_api_key(headers)?, in_authorization(headers)?, query.map_or(Ok(None), in_query)?];
         let mut shown = all.into_iter().flatten();
-        let Some(first) = shown.next() else { return Ok(None) };
-        let differs = |other: &Self| other.text != first.text;
-        if shown.any(|other| differs(&other)) { Err(Denied::Ambiguous) } else { Ok(Some(first)) }
+        let Some(mut first) = shown.next() else { return Ok(None) };
+        for other in shown {
+            if other.text != first.text {
+                return Err(Denied::Ambiguous);
+            }
+            // The query string is last, and what stands there is known to logs, wherever else it stands.
+            first.place = other.place;
+        }
+        Ok(Some(first))
     }
 
     /// The token, if it has the form of one and came as one.
@@ -193,7 +199,7 @@ mod tests {
         for query in ["key=k", "a=1&key=k", "k%65y=%6B&keys=1", "key=k&wait=stored"] {
             assert_eq!(key(&[], Some(query)), of(Place::Query), "{query}");
         }
-        assert_eq!(key(&[("x-api-key", "k"), ("authorization", "Bearer k")], Some("key=k")), of(Place::Header));
+        assert_eq!(key(&[("x-api-key", "k"), ("authorization", "Bearer k")], Some("key=k")), of(Place::Query));
         for query in ["", "Key=k", "keys=k", "a=key=k", "key", "key="] {
             assert_eq!(key(&[], Some(query)), Ok(None), "{query}");
         }

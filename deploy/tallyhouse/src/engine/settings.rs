@@ -84,6 +84,18 @@ pub(super) fn lock(data: &Path) -> PathBuf {
     data.join("clickhouse").join("status")
 }
 
+/// Whether there are tables below a data folder, or were to be.
+pub fn has_tables(data: &Path) -> bool {
+    data.join("clickhouse").is_dir()
+}
+
+/// The HTTP port of whoever started one on this data folder last; its settings may have been others than ours.
+pub fn last_http_port(data: &Path) -> Option<u16> {
+    let written = std::fs::read_to_string(data.join("engine").join("config.xml")).ok()?;
+    let (_, rest) = written.split_once("<http_port>")?;
+    rest.split_once('<')?.0.parse().ok()
+}
+
 impl Files {
     /// The places below a data folder and a folder of backups, which are created, readable by their owner only.
     pub(super) fn below(data: &Path, backups: &Path) -> Result<Self, EngineError> {

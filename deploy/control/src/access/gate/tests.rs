@@ -95,6 +95,7 @@ async fn what_has_no_rule_is_refused() {
 async fn a_secret_key_is_only_in_headers() {
     for line in ["POST /v1/events?key=secret", "GET /v1/metrics/events?k%65y=secret"] {
         assert_eq!(asked(line, &[]).await, said(403, "key_in_wrong_place"), "{line}");
+        assert_eq!(asked(line, &[SECRET]).await, said(403, "key_in_wrong_place"), "{line}, and in a header");
     }
     let beacon = ask("POST /v1/events", &[("content-type", "text/plain")], r#"{"key":"secret","eventType":"a"}"#).await;
     assert_eq!(beacon, said(403, "key_in_wrong_place"));

@@ -9,7 +9,7 @@
 //!
 //! The first form gives roles per project; its claim can be called otherwise (`JWT_CLAIM`). The second, of providers that know only lists, gives
 //! each role in each project. A token with the claim of the first form has that form alone. Roles that are none of ours give nothing: providers
-//! have roles of their own in the same list. `without` takes rights away (`export`, `sql`), whatever the roles have.
+//! have roles of their own in the same list. `without` takes rights away (`export`, `sql`), whatever the roles have; another word or form in it takes both.
 //!
 //! What only the role `admin` has needs a second factor: without `mfa` in `amr` an administrator has the rights of a developer and an analyst.
 
@@ -119,12 +119,18 @@ fn rights(roles: &Value, without: Rights) -> Rights {
     roles.fold(Rights::NONE, |rights, role| rights.and(role.rights())).without(without)
 }
 
+/// What is meant to take something away and is not understood takes away all that can be: a slip must not give a right.
 fn without(claim: &Value) -> Rights {
-    let names = claim.get("without").into_iter().flat_map(texts);
-    names.fold(Rights::NONE, |taken, name| match name {
-        "export" => taken.and(Rights::of(&[Right::Export])),
-        "sql" => taken.and(Rights::of(&[Right::Sql])),
-        _ => taken,
+    const ALL: Rights = Rights::of(&[Right::Export, Right::Sql]);
+    let names = match claim.get("without") {
+        None | Some(Value::Null) => return Rights::NONE,
+        Some(Value::Array(names)) => names.as_slice(),
+        Some(name) => std::slice::from_ref(name),
+    };
+    names.iter().fold(Rights::NONE, |taken, name| match name.as_str() {
+        Some("export") => taken.and(Rights::of(&[Right::Export])),
+        Some("sql") => taken.and(Rights::of(&[Right::Sql])),
+        Some(_) | None => taken.and(ALL),
     })
 }
 
@@ -206,6 +212,18 @@ mod tests {
         let without = of(json!(["export", "sql", "read_metrics"]));
         assert!(!without.has(Right::Export) && !without.has(Right::Sql) && without.has(Right::ReadMetrics));
         assert!(!of(json!("sql")).has(Right::Sql));
+        for slip in [
+            json!(["Export"]),
+            json!(["exports"]),
+            json!("all"),
+            json!({"export": true}),
+            json!([["export"]]),
+            json!(true),
+        ] {
+            let without = of(slip);
+            assert!(!without.has(Right::Export) && !without.has(Right::Sql) && without.has(Right::ReadMetrics));
+        }
+        assert!(of(json!([])).has(Right::Export) && of(Value::Null).has(Right::Sql));
     }
 
     #[test]
