@@ -5,7 +5,8 @@
 //! the number is written down in Kafka, and everybody goes by it. Added partitions are used after [`widen`], which refuses while
 //! anything waits or anybody reads.
 //!
-//! Where: a group's committed offset of partition 0. It goes with its topic, needs no room, and expires seven days after it was last
+//! Where: a group's committed offset of partition 0, and once more its metadata: MirrorMaker translates the offset, as if it were one, and leaves
+//! the metadata as it is. It goes with its topic, needs no room, and expires seven days after it was last
 //! committed, when Kafka has no record that was placed by it any more.
 
 use std::collections::HashMap;
@@ -84,13 +85,22 @@ fn pinned(group: &BaseConsumer, topic: &str) -> Result<Option<i32>, KafkaError> 
     let list = group.committed_offsets(list, ASK_WITHIN)?;
     let Some(element) = list.find_partition(topic, 0) else { return Ok(None) };
     element.error()?;
-    Ok(element.offset().to_raw().filter(|offset| *offset > 0).and_then(|offset| i32::try_from(offset).ok()))
+    Ok(number(element.offset().to_raw(), element.metadata()))
+}
+
+/// What a commit says; those of earlier versions have no metadata.
+fn number(offset: Option<i64>, metadata: &str) -> Option<i32> {
+    let offset = offset.filter(|offset| *offset > 0)?;
+    metadata.parse().ok().filter(|number| *number > 0).or_else(|| i32::try_from(offset).ok())
 }
 
 /// Begins to write a number. A commit that waits for its answer may wait for ever: when the broker ends meanwhile.
 fn pin(group: &BaseConsumer, topic: &str, partitions: i32) -> Result<(), KafkaError> {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, 0, Offset::Offset(partitions.into()))?;
+    if let Some(mut element) = list.find_partition(topic, 0) {
+        element.set_metadata(partitions.to_string());
+    }
     group.commit(&list, CommitMode::Async)
 }
 
@@ -159,4 +169,15 @@ pub fn widen(brokers: &Brokers, group: &str, topic: &str) -> Result<(i32, i32), 
     pin(&pins, topic, there)?;
     until_pinned(&pins, topic, there)?;
     Ok((before, there))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_the_metadata_of_its_commit_wherever_that_was_mirrored_to() {
+        assert_eq!([number(Some(12), "12"), number(Some(1), "12"), number(Some(12), "")], [Some(12); 3]);
+        assert_eq!([number(None, "12"), number(Some(0), ""), number(Some(-1), "12")], [None; 3]);
+    }
 }

@@ -134,6 +134,9 @@ pub(crate) struct RollingArgs {
     /// How often all are restarted
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// The first gateway, consumer and query API at once, then the second of each
+    #[arg(long)]
+    together: bool,
     /// Load between two restarts
     #[arg(long, default_value_t = 3)]
     calm_seconds: u64,
@@ -152,7 +155,7 @@ impl RollingArgs {
     pub(crate) fn config(&self) -> Result<RollingConfig, ArgumentError> {
         Ok(RollingConfig {
             programs: programs(&self.binary, self.ingest.as_ref())?,
-            order: Order::OneByOne,
+            order: if self.together { Order::OneOfEach } else { Order::OneByOne },
             rounds: self.rounds,
             calm: Duration::from_secs(self.calm_seconds),
             delay: Duration::from_millis(self.delay_ms),

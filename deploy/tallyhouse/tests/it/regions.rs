@@ -170,6 +170,11 @@ async fn another_region_goes_on_and_counts_each_event_once() {
     // The tables survived: only the region's Kafka and its services are gone.
     let mut moved = installation(&at("active"), &at("bucket"), &passive);
     moved.start().await;
+    let is_read = async || {
+        let positions = positions(&passive).await;
+        positions.len() == 2 && positions.iter().all(|position| position.committed == position.end)
+    };
+    eventually("what was mirrored is read", is_read).await;
     moved.counts_each_once(events).await;
     moved.send(0..50, "").await;
     moved.send(events..events + 100, "").await;
