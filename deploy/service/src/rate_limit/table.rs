@@ -102,8 +102,8 @@ impl Table {
                 stays
             });
         }
-        outdated.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, caller) in outdated.into_iter().take(LOOKS) {
+        outdated.sort_unstable();
+        for (_, caller) in outdated.into_iter().rev().take(LOOKS) {
             self.with_known(caller, |account| left_over.extend(account.look().map(|request| (caller, request))));
         }
         left_over
