@@ -5,7 +5,7 @@
 //!                                                                       each insert below that
 //! ```
 //!
-//! A batch has records of many traces. Only [`MOST`] are recorded; the others are counted as dropped. Records that are left out of a batch (duplicates,
+//! A batch has records of many traces. Only `MOST` are recorded; the others are counted as dropped. Records that are left out of a batch (duplicates,
 //! poison) have no span.
 
 use tallyhouse_service::trace::{Attribute, Trace, Tracer};
