@@ -41,9 +41,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// ClickHouse closes connections that are idle for 3 s.
 const IDLE_AT_MOST: Duration = Duration::from_secs(2);
 
-/// One of several servers that takes longer than this to connect is passed over.
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-
 impl Connection {
     /// `host:port`, to tell servers apart.
     pub fn server_name(&self) -> &str {
@@ -75,7 +72,6 @@ impl Connection {
         http.set_keepalive(Some(KEEP_ALIVE));
         http.enforce_http(self.tls.is_none());
         let is_alone = self.urls().nth(1).is_none();
-        http.set_connect_timeout((!is_alone).then_some(CONNECT_WITHIN));
         let mut client = HttpClient::builder(TokioExecutor::new());
         client.pool_idle_timeout(IDLE_AT_MOST);
         match (&self.tls, is_alone) {

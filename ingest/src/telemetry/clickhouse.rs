@@ -1,21 +1,29 @@
 //! How ClickHouse is. Nothing of it is shown while it cannot be read, but that it is not up.
+//!
+//! Series are made when somebody looks, of what each server told last: a look never meets a half of it, or nothing between two readings.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::{GaugeVec, IntGaugeVec};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{GaugeVec, IntGaugeVec, Opts};
 use tallyhouse_service::metrics::Registry;
+use tallyhouse_service::metrics::registry::{Description, Kind};
 use tallyhouse_sql::vitals::Vital;
 
-/// Gauges by what they are told from.
+/// Gauges by what they are told from. Clones share them.
+#[derive(Clone)]
 pub struct ClickHouseMetrics {
-    /// What each server told last.
-    told: Mutex<BTreeMap<String, Vec<Vital>>>,
+    /// What each server told last, `None`: it did not. Gauges are touched by who holds this.
+    told: Arc<Mutex<BTreeMap<String, Option<Vec<Vital>>>>>,
     up: IntGaugeVec,
     of_server: Vec<(&'static str, GaugeVec)>,
     of_table: Vec<(&'static str, GaugeVec)>,
     of_disk: Vec<(&'static str, GaugeVec)>,
 }
+
+const UP: (&str, &str) = ("tallyhouse_clickhouse_up", "1 while ClickHouse says how it is, 0 while it does not");
 
 /// The name of a [`Vital`], the metric, its help.
 const OF_SERVER: [(&str, &str, &str); 10] = [
@@ -81,33 +89,32 @@ const OF_DISK: [(&str, &str, &str); 2] = [
 impl ClickHouseMetrics {
     /// Of servers, each with its host and port in the configuration.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let all = |metrics: &[(&'static str, &str, &str)], labels: &[&str]| {
-            let of = metrics.iter().map(|(told, name, help)| Ok((*told, registry.float_gauges(name, help, labels)?)));
+        let mut descriptions = vec![Description::new(UP.0, Kind::Gauge, UP.1, &["server"])];
+        let mut all = |metrics: &[(&'static str, &str, &str)], labels: &[&str]| {
+            descriptions
+                .extend(metrics.iter().map(|(_, name, help)| Description::new(name, Kind::Gauge, help, labels)));
+            let of =
+                metrics.iter().map(|(told, name, help)| Ok((*told, GaugeVec::new(Opts::new(*name, *help), labels)?)));
             of.collect::<prometheus::Result<Vec<_>>>()
         };
-        Ok(Self {
-            told: Mutex::default(),
-            up: registry.gauges(
-                "tallyhouse_clickhouse_up",
-                "1 while ClickHouse says how it is, 0 while it does not",
-                &["server"],
-            )?,
+        let metrics = Self {
+            told: Arc::default(),
+            up: IntGaugeVec::new(Opts::new(UP.0, UP.1), &["server"])?,
             of_server: all(&OF_SERVER, &["server"])?,
             of_table: all(&OF_TABLE, &["server", "table"])?,
             of_disk: all(&OF_DISK, &["server", "volume", "disk"])?,
-        })
+        };
+        registry.collect_from(metrics.clone(), descriptions)?;
+        Ok(metrics)
     }
 
     /// A server said how it is, or did not. What was told before and is not now has no series any more.
     pub fn read(&self, server: &str, vitals: Option<Vec<Vital>>) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        self.up.with_label_values(&[server]).set(i64::from(vitals.is_some()));
-        told.insert(server.to_owned(), vitals.unwrap_or_default());
-        let all = [&self.of_server, &self.of_table, &self.of_disk];
-        all.into_iter().flatten().for_each(|(_, gauge)| gauge.reset());
-        for (server, vitals) in told.iter() {
-            vitals.iter().for_each(|vital| self.set(server, vital));
-        }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), vitals);
+    }
+
+    fn gauges(&self) -> impl Iterator<Item = &GaugeVec> {
+        [&self.of_server, &self.of_table, &self.of_disk].into_iter().flatten().map(|(_, gauge)| gauge)
     }
 
     fn set(&self, server: &str, Vital { name, of, disk, value }: &Vital) {
@@ -124,6 +131,22 @@ impl ClickHouseMetrics {
         } else if let Some(gauge) = find(&self.of_disk) {
             gauge.with_label_values(&[server, of, disk]).set(*value);
         }
+    }
+}
+
+impl Collector for ClickHouseMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.up.desc().into_iter().chain(self.gauges().flat_map(Collector::desc)).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gauges().for_each(GaugeVec::reset);
+        for (server, vitals) in told.iter() {
+            self.up.with_label_values(&[server]).set(i64::from(vitals.is_some()));
+            vitals.iter().flatten().for_each(|vital| self.set(server, vital));
+        }
+        self.up.collect().into_iter().chain(self.gauges().flat_map(Collector::collect)).collect()
     }
 }
 
@@ -167,5 +190,20 @@ mod tests {
         assert_eq!(series(&registry, "tallyhouse_clickhouse_up"), both(0.0, 1.0));
         metrics.read("b:1", Some(vec![vital("parts", "rollup_1m", "", 2.0)]));
         assert_eq!(series(&registry, "tallyhouse_clickhouse_parts").len(), 1, "a table that went has no series");
+    }
+
+    #[test]
+    fn a_look_between_two_readings_sees_one_of_them() {
+        let registry = Registry::new();
+        let metrics = ClickHouseMetrics::register(&registry).unwrap();
+        let told = |rows| Some((0..100).map(|n| vital("rows", &format!("t{n}"), "", rows)).collect::<Vec<_>>());
+        metrics.read("a:1", told(1.0));
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| (2..300).for_each(|rows| metrics.read("a:1", told(f64::from(rows)))));
+            while !reading.is_finished() {
+                let seen = series(&registry, "tallyhouse_clickhouse_table_rows");
+                assert!(seen.len() == 100 && seen.iter().all(|row| row.1 == seen[0].1), "{seen:?}");
+            }
+        });
     }
 }

@@ -192,9 +192,9 @@ impl CacheMetrics {
             (&self.redis_memory_limit, memory.and_then(|memory| memory.limit)),
         ];
         for (gauge, bytes) in told {
-            gauge.reset();
-            if let Some(bytes) = bytes {
-                gauge.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            match bytes {
+                Some(bytes) => gauge.with_label_values::<&str>(&[]).set(i64::try_from(bytes).unwrap_or(i64::MAX)),
+                None => gauge.reset(),
             }
         }
     }
