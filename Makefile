@@ -69,11 +69,12 @@ backlog: ## Measure what durability costs and how a backlog is caught up with (A
 	@$(CARGO) build --release --locked --bin tallyhouse --bin ingest --bin loadtest
 	@$(TARGET)/release/loadtest backlog $(ARGS)
 
-equality: ## Ask questions that nobody thought of, of rollups and of raw events (EVENTS=5000000 QUESTIONS=10000 SEED=7)
+equality: ## Ask questions that nobody thought of, of rollups and of raw events (EVENTS=5000000 QUESTIONS=10000 SEED=7 SHARDS=2: of a cluster)
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --release --locked --bin tallyhouse
 	@EQUALITY_EVENTS=$(or $(EVENTS),5000000) EQUALITY_QUESTIONS=$(or $(QUESTIONS),10000) EQUALITY_SEED=$(or $(SEED),7) \
-		$(CARGO) test --release --locked -p tallyhouse-query-api --test it -- --nocapture equality::
+		EQUALITY_SHARDS=$(or $(SHARDS),2) $(CARGO) test --release --locked -p tallyhouse-query-api --test it -- --nocapture \
+		equality::$(if $(SHARDS),shards,rollups)_
 
 erasure: ## Erase a person among 5 million events while others arrive, and look for what is left (EVENTS=1000000)
 	@deploy/tallyhouse/setup.sh --tests

@@ -11,7 +11,7 @@ CREATE SETTINGS PROFILE IF NOT EXISTS tallyhouse_analyst SETTINGS
     max_memory_usage_for_user = 4000000000, max_temporary_data_on_disk_size_for_query = 1000000000,
     max_query_size = 16384, max_concurrent_queries_for_user = 16, cancel_http_readonly_queries_on_client_close = 1,
     priority = 3, low_priority_query_wait_time_ms = 50, os_thread_priority = 10, max_threads = 1,
-    use_query_cache = 0, use_query_condition_cache = 0,
+    use_query_cache = 0, use_query_condition_cache = 0, distributed_product_mode = 'global',
     output_format_json_quote_64bit_integers = 0 CHANGEABLE_IN_READONLY, output_format_json_quote_denormals = 0,
     format_csv_null_representation = '';
 

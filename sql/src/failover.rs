@@ -26,7 +26,7 @@ use hyper::body::Body;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
 use hyper::rt::{Read, Write};
-use hyper::{Request, Uri};
+use hyper::{Request, Uri, Version};
 use tower::{Service, ServiceExt};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -122,7 +122,10 @@ async fn greet<T: Read + Write + Unpin>(connection: T, server: &Uri) -> Result<O
     let ask = Request::get(GREETING).header(HOST, host).body(String::new())?;
     let answer = async move {
         let answer = sender.send_request(ask).await?;
-        let (status, closes) = (answer.status(), answer.headers().get(CONNECTION).is_some_and(|what| what == "close"));
+        let said = answer.headers().get(CONNECTION).map(|what| what.as_bytes());
+        let closes =
+            answer.version() == Version::HTTP_10 || said.is_some_and(|what| what.eq_ignore_ascii_case(b"close"));
+        let status = answer.status();
         let mut body = answer.into_body();
         while let Some(part) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
             part?;
@@ -206,7 +209,7 @@ mod tests {
         let (status, closing, pause) = match does {
             Does::Answer => ("200 OK", "", Duration::ZERO),
             Does::AnswerAfter(pause) => ("200 OK", "", pause),
-            Does::AnswerAndClose => ("200 OK", "Connection: close\r\n", Duration::ZERO),
+            Does::AnswerAndClose => ("200 OK", "Connection: Close\r\n", Duration::ZERO),
             Does::Say502 => ("502 Bad Gateway", "", Duration::ZERO),
             Does::Hang => return std::future::pending().await,
         };

@@ -43,7 +43,7 @@ async fn carry_out(env: &dyn Env, attached: &Attached, what: Dlq) -> Outcome {
     }
 }
 
-/// Those of each shard: what becomes of a dead letter is noted where it is.
+/// Those of each shard, the oldest of all within the limit: what becomes of a dead letter is noted where it is.
 async fn find<'a>(
     attached: &'a Attached,
     filters: &Filters,
@@ -52,12 +52,24 @@ async fn find<'a>(
     for shard in attached.shards.iter() {
         found.push((shard, dlq::find(shard, filters).await??));
     }
+    let mut ages: Vec<_> = found.iter().flat_map(|(_, found)| found).map(age).collect();
+    ages.sort_unstable();
+    if let Some((failed_at, id)) = ages.get(filters.limit as usize).map(|(at, id)| (*at, (*id).to_owned())) {
+        found.iter_mut().for_each(|(_, found)| found.retain(|one| age(one) < (failed_at, &id)));
+    }
     Ok(found)
 }
 
-/// The same, wherever they are.
+fn age(dead_letter: &DeadLetter) -> (i64, &str) {
+    (dead_letter.failed_at, &dead_letter.id)
+}
+
+/// The same, wherever they are, the oldest first.
 async fn find_all(attached: &Attached, filters: &Filters) -> Result<Vec<DeadLetter>, Box<dyn Error>> {
-    Ok(find(attached, filters).await?.into_iter().flat_map(|(_, dead_letters)| dead_letters).collect())
+    let found = find(attached, filters).await?;
+    let mut all: Vec<_> = found.into_iter().flat_map(|(_, dead_letters)| dead_letters).collect();
+    all.sort_by(|one, other| age(one).cmp(&age(other)));
+    Ok(all)
 }
 
 fn count(found: &[(&Connection, Vec<DeadLetter>)]) -> usize {

@@ -24,10 +24,9 @@ use tallyhouse_service::env::{self, Env};
 use tallyhouse_service::lifecycle::{Stop, block_on};
 use tallyhouse_service::server::descriptors;
 use tallyhouse_service::telemetry::{self, Start};
-use tallyhouse_sql::Connection;
 use tallyhouse_sql::rollups::rebuild;
 use tallyhouse_sql::rollups::verify::PAUSE;
-use tallyhouse_sql::{durability, tiers};
+use tallyhouse_sql::{Connection, Shards, durability, tiers};
 
 mod administer;
 mod backup_command;
@@ -173,7 +172,7 @@ async fn migrations(env: &dyn Env, what: Migrate) -> Result<ExitCode, Box<dyn Er
 /// run.
 async fn on_each_shard(
     env: &dyn Env,
-    work: impl AsyncFn(&Connection) -> Result<ExitCode, Box<dyn Error>>,
+    work: impl AsyncFn(&Shards, &Connection) -> Result<ExitCode, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let config = Config::from_env(env)?;
     let attached = attach(&config, env).await?;
@@ -182,7 +181,7 @@ async fn on_each_shard(
         if attached.shards.is_cluster() {
             eprintln!("shard {number}, {}", shard.url);
         }
-        outcome = match (outcome, work(shard).await) {
+        outcome = match (outcome, work(&attached.shards, shard).await) {
             (Ok(before), Ok(ExitCode::SUCCESS)) => Ok(before),
             (_, now) => now,
         };
@@ -195,23 +194,28 @@ async fn on_each_shard(
 }
 
 async fn rollups_command(env: &dyn Env, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
-    let work = async |connection: &Connection| {
+    let work = async |shards: &Shards, connection: &Connection| {
         // Its type is hidden: with it, that of the whole command is too deep for the compiler.
-        let work: Pin<Box<dyn Future<Output = _>>> = Box::pin(rollups_on(env, connection, what.clone()));
+        let work: Pin<Box<dyn Future<Output = _>>> =
+            Box::pin(rollups_on(env, (shards.home(), connection), what.clone()));
         work.await
     };
     on_each_shard(env, work).await
 }
 
 #[allow(clippy::print_stdout, reason = "the answer to a command")]
-async fn rollups_on(env: &dyn Env, connection: &Connection, what: Rollups) -> Result<ExitCode, Box<dyn Error>> {
+async fn rollups_on(
+    env: &dyn Env,
+    (home, connection): (&Connection, &Connection),
+    what: Rollups,
+) -> Result<ExitCode, Box<dyn Error>> {
     let client = connection.client();
     let selection = |range: cli::Range, table: Option<&str>| {
         rollups::selection(range.project.map(String::from), range.from, range.to, table)
     };
     match what {
         Rollups::Verify { range, json, limit } => {
-            let catalogues = schemas::in_force(env, connection).await?.all();
+            let catalogues = schemas::in_force(env, home).await?.all();
             let found = rollups::verify(&client, &catalogues, &selection(range, None), limit).await?;
             print!("{}", if json { found.json() } else { found.to_string() });
             Ok(if found.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

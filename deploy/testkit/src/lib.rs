@@ -12,6 +12,7 @@
     reason = "a helper that panics fails its test"
 )]
 
+mod analysts;
 mod clickhouse;
 mod fixtures;
 mod folder;
@@ -39,7 +40,7 @@ pub use tallyhouse_loadtest::collector;
 pub use clickhouse::{
     GRAFANA_PROJECT, SharedClickHouse, ask, engine, engine_in, execute, options, remove_replaced_files_soon, shared,
 };
-pub use fixtures::{a_day, insert_events, new_project, ten_days_ago};
+pub use fixtures::{a_day, insert_events, new_project, ten_days_ago, unheld};
 pub use folder::{Folder, files_with};
 pub use identity_provider::IdentityProvider;
 pub use kafka::{brokers, is_kafka_off, kafka_or_skip};
@@ -48,7 +49,7 @@ pub use redis::Redis;
 pub use redis_fleet::{RedisCluster, RedisSentinels};
 pub use route_table::route_table;
 pub use s3::S3;
-pub use shards::{CLUSTER, ShardEngines, recorded_number, two_shards};
+pub use shards::{ANALYSTS, CLUSTER, ShardEngines, recorded_number, two_shards};
 pub use skip::skipped;
 pub use small_disk::SmallDisk;
 pub use wait::eventually;

@@ -3,20 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tallyhouse::engine::{Account, Engine, EngineCluster, EngineOptions};
 use tallyhouse::servers::Servers;
 use tallyhouse::tables::TableSettings;
+use tallyhouse_loadtest::process;
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::shards::{Login, Shards};
 use tallyhouse_sql::{Connection, shards};
 use tokio::sync::OnceCell;
 
+use crate::analysts;
 use crate::clickhouse::options;
 use crate::folder::{Janitor, new_folder};
 use crate::ports::free_ports;
 
 /// The name of every cluster of tests, as `CLICKHOUSE_CLUSTER` has it.
 pub const CLUSTER: &str = "main";
+
+/// Projects that have a user for `POST /v1/sql` on every cluster of tests.
+pub const ANALYSTS: [&str; 2] = ["with-analyst-a", "with-analyst-b"];
 
 /// Engines of one cluster. All have their tables, unless it was made without.
 pub struct ShardEngines {
@@ -59,7 +65,13 @@ impl ShardEngines {
         let folder = self.folder.join(format!("shard-{}", ports.len()));
         self.options.push(EngineOptions { tcp_port: ports.last().copied(), ..options(&folder) });
         self.engines.push(None);
-        let cluster = EngineCluster { name: CLUSTER.to_owned(), secret: Secret::new("between shards"), ports };
+        let cluster = EngineCluster {
+            name: CLUSTER.to_owned(),
+            secret: Secret::new("between shards"),
+            ports,
+            profiles: analysts::profile(),
+            users: analysts::users(&ANALYSTS),
+        };
         self.options.iter_mut().for_each(|options| options.cluster = Some(cluster.clone()));
     }
 
@@ -113,9 +125,19 @@ impl ShardEngines {
         Shards::of(&self.url(), &Login { user: user.to_owned(), password: password.to_owned(), tls: None })
     }
 
+    /// Analysts, as `CLICKHOUSE_ANALYST_USER` names them.
+    pub fn analyst(&self) -> Connection {
+        self.login("analyst_{project}", analysts::PASSWORD).anywhere()
+    }
+
     /// The user that writes, on one shard; from 1.
     pub fn writer(&self, number: usize) -> Connection {
         self.options[number - 1].writer()
+    }
+
+    /// Where one listens for ClickHouse's own protocol.
+    pub fn tcp_port(&self, number: usize) -> u16 {
+        self.options[number - 1].tcp_port.unwrap()
     }
 
     /// The user that writes, asking all shards through one.
@@ -142,6 +164,12 @@ impl ShardEngines {
     pub async fn kill(&mut self, number: usize) {
         let engine = self.engines[number - 1].take().unwrap();
         engine.stop(Duration::ZERO).await;
+    }
+
+    /// Lets one hang, or go on: it accepts connections, and says nothing.
+    pub fn signal(&self, number: usize, signal: Signal) {
+        let pid = self.engines[number - 1].as_ref().and_then(Engine::pid).unwrap();
+        process::signal(pid.try_into().unwrap(), signal).unwrap();
     }
 
     /// Starts one that is away.

@@ -2,16 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tallyhouse::rollups;
 use tallyhouse::tables::TableSettings;
 use tallyhouse_loadtest::process;
 use tallyhouse_loadtest::system::System;
+use tallyhouse_service::clock::now_ms;
+use tallyhouse_service::http_client::Endpoint;
 use tallyhouse_sql::rollups::verify;
 use tallyhouse_sql::shards::{Login, Shards};
+use tokio::sync::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
 use tallyhouse_testkit::ingest_service::{Service, everywhere};
 use tallyhouse_testkit::query_service::{self, Settings};
@@ -22,7 +28,7 @@ const USERS: u32 = 40;
 
 /// Every tenth happened three days ago.
 fn events(range: Range<u32>) -> String {
-    let late = tallyhouse_service::clock::now_ms() - 3 * 86_400_000;
+    let late = now_ms() - 3 * 86_400_000;
     let event = |n: u32| {
         let mut event =
             json!({"eventId": n.to_string(), "eventType": "a", "userId": format!("u-{}", n % USERS), "value": 1});
@@ -78,6 +84,11 @@ async fn asked(service: &query_service::Service, project: &str, metric: &str, by
 
 fn sum(reply: &query_service::Reply) -> u64 {
     reply.values().iter().map(|value| value.as_f64().unwrap_or_default() as u64).sum()
+}
+
+/// The shard whose server a client of this process asks first.
+fn asked_first() -> usize {
+    std::process::id() as usize % 2 + 1
 }
 
 /// A consumer as a process of its own.
@@ -150,6 +161,17 @@ async fn nothing_is_lost_or_counted_twice_while_a_shard_is_away_and_when_one_is_
     })
     .await;
 
+    // One hangs: nobody waits for it for longer than it takes to see that, whoever is asked first.
+    let settings = Settings::of(cluster.readers()).with("QUERY_PARTIAL", "answer");
+    let (asking, number) = (query_service::Service::start_with(settings, &[&project]).await, asked_first());
+    cluster.signal(number, Signal::STOP);
+    let part = asked(&asking, &project, "events", "week").await;
+    assert_eq!((part.status.as_u16(), &part.body["meta"]["partial"]), (200, &Value::Bool(true)), "{part:?}");
+    assert_eq!(gateway.send(events(0..60)).await.status, 202);
+    cluster.signal(number, Signal::CONT);
+    eventually("it goes on: exact", async || is_exact(&cluster, &project, 260).await).await;
+    asking.stop().await;
+
     // A third one: what was stored stays, and what is new is spread over three.
     second.stop().await.unwrap();
     assert_eq!(gateway.send(events(260..300)).await.status, 202);
@@ -190,4 +212,129 @@ async fn nothing_is_stored_where_the_list_is_in_another_order() {
     let counts = by_shard(cluster, &project).await;
     assert!(counts.contains(&[0; 4]), "a log is one partition: {counts:?}");
     service.stop().await;
+}
+
+/// An ingester with its local log, which comes back on the same folder after it was killed.
+struct Ingester {
+    data: Folder,
+    project: String,
+    service: Mutex<Option<Service>>,
+    endpoint: RwLock<Arc<Endpoint>>,
+}
+
+impl Ingester {
+    /// One whose log is on this shard. Which one it is follows from the log's random id, so that some are tried.
+    async fn of(cluster: &ShardEngines, number: usize, project: &str) -> Arc<Self> {
+        for _ in 0..40 {
+            let data = Folder::create();
+            let service = Service::start(cluster.writers(), &data, project).await;
+            let other = format!("{project}-other");
+            let before = everywhere(&cluster.writer(number), &other).await[0];
+            let tried = service.endpoint_with_key(&format!("other-{project}"));
+            assert_eq!(tried.post_with("wait=stored", r#"{"eventType":"a"}"#.into()).await.unwrap().status, 200);
+            if everywhere(&cluster.writer(number), &other).await[0] > before {
+                let endpoint = RwLock::new(importing(&service));
+                return Arc::new(Self {
+                    data,
+                    project: project.to_owned(),
+                    service: Mutex::new(Some(service)),
+                    endpoint,
+                });
+            }
+            service.stop().await;
+        }
+        panic!("no log is on shard {number}");
+    }
+
+    /// Sends a hundred events at a time, each until it was accepted, whatever happens meanwhile; how many they were.
+    async fn load(self: Arc<Self>, first: u32, stop: CancellationToken) -> u64 {
+        let mut next = first;
+        while !stop.is_cancelled() {
+            let body = Bytes::from(events(next..next + 100));
+            // What got no answer may be accepted all the same.
+            while !self.takes(&body).await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            next += 100;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        u64::from(next - first)
+    }
+
+    async fn takes(&self, body: &Bytes) -> bool {
+        let endpoint = Arc::clone(&*self.endpoint.read().await);
+        let Ok(reply) = endpoint.post(body.clone()).await else { return false };
+        assert!(matches!(reply.status.as_u16(), 202 | 429 | 503), "{}", reply.excerpt());
+        reply.status == 202
+    }
+
+    async fn kill(&self, cluster: &ShardEngines) {
+        let mut service = self.service.lock().await;
+        service.take().unwrap().kill(&self.data).await;
+        let next = Service::start_unready(cluster.writers(), &self.data, &self.project, &[]).await;
+        *self.endpoint.write().await = importing(&next);
+        *service = Some(next);
+    }
+
+    async fn stop(&self) {
+        self.service.lock().await.take().unwrap().stop().await;
+    }
+}
+
+fn importing(service: &Service) -> Arc<Endpoint> {
+    Arc::new(service.endpoint_with_key(&format!("import-{}", service.project)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_stored_exactly_whatever_is_killed() {
+    let mut cluster = ShardEngines::with_tables(2).await;
+    let project = new_project();
+    let shards = [1, 2].map(|number| cluster.writer(number));
+    let [one, two] = [Ingester::of(&cluster, 1, &project).await, Ingester::of(&cluster, 2, &project).await];
+    let end = CancellationToken::new();
+    let loads = [(&one, 0), (&two, 1_000_000)];
+    let loads = loads.map(|(to, first)| tokio::spawn(Arc::clone(to).load(first, end.clone())));
+    let stored = async |number: usize| everywhere(&shards[number - 1], &project).await[0];
+    eventually("both shards have some", async || stored(1).await > 0 && stored(2).await > 0).await;
+    one.kill(&cluster).await;
+    // A log that starts looks for ids on all shards, for a day after one was added.
+    let before = stored(1).await;
+    eventually("it goes on with what it had", async || stored(1).await > before).await;
+    let had = stored(2).await;
+    cluster.kill(2).await;
+    // Its ingester accepts into its log, and does so again after a kill.
+    two.kill(&cluster).await;
+    let before = stored(1).await;
+    eventually("the other shard goes on", async || stored(1).await > before).await;
+    cluster.bring_back(2).await;
+    eventually("it has more again", async || stored(2).await > had).await;
+    end.cancel();
+    let mut sent = 200;
+    for load in loads {
+        sent += load.await.unwrap();
+    }
+    // History, from before the late window, to both.
+    let long_ago = now_ms() - 80 * 86_400_000;
+    for (name, ingester) in [("one", &one), ("two", &two)] {
+        let old = |n: u32| {
+            json!({"eventId": format!("{name}-{n}"), "eventType": "a", "userId": format!("u-{}", n % USERS),
+                   "timestamp": long_ago})
+        };
+        let body = Value::from_iter((0..100).map(old)).to_string();
+        let reply = ingester.endpoint.read().await.post(body.into()).await.unwrap();
+        assert_eq!(reply.status, 202, "{}", reply.excerpt());
+    }
+    eventually("exact", async || is_exact(&cluster, &project, sent).await).await;
+    let service = query_service::Service::start(cluster.readers(), &[&project], None).await;
+    let now = service.now_ms();
+    let users =
+        format!("/v1/metrics/users?granularity=month&startTime={}&endTime={}", now - 95 * 86_400_000, now + 86_400_000);
+    let users = service.get(&project, &users).await;
+    assert!(
+        users.values().iter().all(|users| *users == 0 || *users == USERS),
+        "a user of both shards is one: {users:?}"
+    );
+    service.stop().await;
+    one.stop().await;
+    two.stop().await;
 }

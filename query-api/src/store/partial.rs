@@ -9,8 +9,9 @@
 //! ClickHouse does not say whether an answer is of all shards, so nothing is asked leniently before an answer of all has failed: what is not marked is
 //! whole. For [`REMEMBERED`] after that, questions begin with those that answer, and are marked also when the shard has come back meanwhile.
 //!
-//! Failure cases: a server that hangs is like one that is away when it does not greet in time ([`CLUSTER`]), and else ends with the deadline of the question;
-//! the server that was asked goes away itself: the next attempt is on another one.
+//! Failure cases: a server that hangs is like one that is away, when it does not greet within a second or says nothing about a question for some
+//! ([`CLUSTER`]; one that works says ten times a second how far it is); the server that was asked goes away or hangs itself: the next attempt is on
+//! another one, and one that it was asked on a connection that was open already ends with its deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -45,15 +46,17 @@ impl std::str::FromStr for Partial {
 const REMEMBERED: Duration = Duration::from_secs(2);
 
 /// Settings of every question to a cluster. A subquery of a Distributed table is answered once, and sent to the shards.
-const CLUSTER: [(&str, &str); 4] = [
+const CLUSTER: [(&str, &str); 5] = [
     ("distributed_product_mode", "global"),
     ("handshake_timeout_ms", "1000"),
+    ("receive_timeout", "4"),
     ("connections_with_failover_max_tries", "2"),
     ("skip_unavailable_shards_mode", "unavailable"),
 ];
 
 /// And of one to those that answer.
-const LENIENT: [(&str, &str); 5] = [CLUSTER[0], CLUSTER[1], CLUSTER[2], CLUSTER[3], ("skip_unavailable_shards", "1")];
+const LENIENT: [(&str, &str); 6] =
+    [CLUSTER[0], CLUSTER[1], CLUSTER[2], CLUSTER[3], CLUSTER[4], ("skip_unavailable_shards", "1")];
 
 /// Which shards one attempt asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod cache_life;
 mod cache_proof;
 mod cache_rebuild;
 mod canary;
+mod cluster;
 mod equality;
 mod event_types;
 mod export;

@@ -103,6 +103,10 @@ pub struct EngineCluster {
     pub secret: Secret,
     /// The `tcp_port` of each, in order.
     pub ports: Vec<u16>,
+    /// Profiles beside its own, as XML; a library has no CREATE SETTINGS PROFILE.
+    pub profiles: String,
+    /// Users beside its own, as XML.
+    pub users: String,
 }
 
 impl EngineOptions {

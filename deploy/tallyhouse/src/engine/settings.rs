@@ -197,11 +197,13 @@ fn users(options: &EngineOptions) -> String {
         Program::Library(_) => (ENGINE_PROFILE, ENGINE_USER),
         Program::Server(_) => ("", ""),
     };
+    let (profiles, users) =
+        options.cluster.as_ref().map_or(("", ""), |cluster| (cluster.profiles.as_str(), cluster.users.as_str()));
     let credentials = &options.credentials;
     let networks = network::networks(&options.client_networks);
     let account_grants = if options.cluster.is_some() { CLUSTER_ACCOUNT } else { "" };
     USERS
-        .replace("{{engine_profile}}", engine_profile)
+        .replace("{{engine_profile}}", &[engine_profile, profiles].concat())
         .replace("{{engine_user}}", engine_user)
         .replace("{{max_partitions}}", &MAX_PARTITIONS_PER_INSERT.to_string())
         .replace("{{writer_sha256}}", &sha256(credentials.writer.expose()))
@@ -221,7 +223,7 @@ fn users(options: &EngineOptions) -> String {
         // On a cluster a subquery is asked of the other shards without a limit, which is 0; with 1 as the least they would take it for 1.
         .replace("{{least_result}}", if options.cluster.is_some() { "0" } else { "1" })
         .replace("{{cluster_account}}", account_grants)
-        .replace("{{accounts}}", &accounts::users(&options.accounts, &networks, account_grants))
+        .replace("{{accounts}}", &[&accounts::users(&options.accounts, &networks, account_grants), users].concat())
 }
 
 fn grants() -> String {

@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use tallyhouse_schema::limits::{MAX_VALUE, MIN_VALUE};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::Shards;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::clickhouse::error::Result;
+use tallyhouse_testkit::unheld;
 
 use super::DAY;
 
@@ -104,23 +105,32 @@ const INSERT: &str = "INSERT INTO events_in
         now64(3), 730
     FROM numbers({from:UInt64}, {count:UInt64})";
 
-/// Writes `each` events of the year before `until` to every project. No two events of all projects are the same.
-pub async fn write(writer: &Connection, projects: &[String], each: u64, until: i64) {
-    let client = writer.client();
+/// Writes `each` events of the year before `until` to every project, its blocks to one shard after the other. No two events of all projects are the
+/// same.
+pub async fn write(writers: &Shards, projects: &[String], each: u64, until: i64) {
+    let shards: Vec<Client> = writers.iter().map(|shard| shard.client()).collect();
+    let block_size = BLOCK.min(each.div_ceil(shards.len() as u64));
     let values = Values::all();
     let blocks = projects.iter().zip(values.iter().cycle()).zip(0..).flat_map(|((project, values), place)| {
         let all: Range<u64> = place * each..(place + 1) * each;
-        let block = move |from| Block { project, values: *values, from, count: BLOCK.min(all.end - from) };
-        all.clone().step_by(BLOCK as usize).map(block)
+        let block = move |from| Block { project, values: *values, from, count: block_size.min(all.end - from) };
+        all.clone().step_by(block_size as usize).map(block)
     });
     let written = blocks.map(|block| {
-        let times = if (block.from % each / BLOCK).is_multiple_of(2) { 2 } else { 1 };
-        send(&client, block, until, times)
+        let number = block.from % each / block_size;
+        let times = if number.is_multiple_of(2) { 2 } else { 1 };
+        send(&shards[number as usize % shards.len()], block, until, times)
     });
     futures_util::stream::iter(written).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.unwrap();
     for project in projects {
-        let stored = client.query("SELECT count() FROM events WHERE project_id = {project:String}");
-        assert_eq!(stored.param("project", project).fetch_one::<u64>().await.unwrap(), each, "{project}");
+        let mut stored = 0;
+        for shard in &shards {
+            let count = shard.query("SELECT count() FROM events WHERE project_id = {project:String}");
+            let here = count.param("project", project).fetch_one::<u64>().await.unwrap();
+            assert!(here > 0, "{project}");
+            stored += here;
+        }
+        assert_eq!(stored, each, "{project}");
     }
 }
 
@@ -160,7 +170,7 @@ async fn send(client: &Client, block: Block<'_>, until: i64, times: u32) -> Resu
             .with_setting("deduplicate_insert_select", "force_enable")
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
             .with_setting("insert_deduplication_token", format!("{project}-{from}"));
-        insert.execute().await?;
+        unheld(async || insert.clone().execute().await).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
-use tallyhouse_sql::Connection;
+use tallyhouse_sql::Shards;
 
 use super::DAY;
 use tallyhouse_testkit::Folder;
@@ -54,10 +54,10 @@ const EXTRAS: [&str; 8] = [
 const BODY: usize = 500;
 
 /// Sends so many events of the quarter before `until`, every tenth of them twice; gives how many were stored.
-pub async fn send(writer: &Connection, project: &str, events: u64, until: i64) -> u64 {
+pub async fn send(writers: &Shards, project: &str, events: u64, until: i64) -> u64 {
     let mut random = StdRng::seed_from_u64(events);
     let data = Folder::create();
-    let service = Service::start_with(writer.clone(), &data, project, &[("INGEST_ACK_TIMEOUT_MS", "18000")]).await;
+    let service = Service::start_with(writers.clone(), &data, project, &[("INGEST_ACK_TIMEOUT_MS", "18000")]).await;
     let endpoint = service.endpoint_with_key(&format!("import-{project}"));
     let endpoint = endpoint.header(hyper::header::CONTENT_TYPE, "application/x-ndjson").unwrap();
     let lines: Vec<Vec<u8>> = (0..events).map(|number| event(&mut random, number, until)).collect();
@@ -70,7 +70,10 @@ pub async fn send(writer: &Connection, project: &str, events: u64, until: i64) -
         accepted += json(&reply)["accepted"].as_u64().unwrap();
     }
     service.stop().await;
-    let stored = count(writer, project, "SELECT count() FROM events WHERE project_id = {project:String}").await;
+    let mut stored = 0;
+    for shard in writers.iter() {
+        stored += count(shard, project, "SELECT count() FROM events WHERE project_id = {project:String}").await;
+    }
     assert!(stored == accepted && stored * 2 > events, "{stored} are stored, {accepted} were accepted of {events}");
     stored
 }
