@@ -160,6 +160,21 @@ async fn whatever_is_asked_two_shards_answer_what_one_server_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn people_are_followed_over_shards() {
+    let pair = Pair::start().await;
+    let retention = json!({"kind": "retention", "date_range": "30d", "unit": "day", "periods": 3,
+        "cohort": {"event_type": "page_view"}, "return": {"event_type": "purchase"}});
+    pair.same_query(&retention).await;
+    let mut funnel = json!({"kind": "funnel", "date_range": "30d", "window": "1d",
+        "steps": [{"event_type": "page_view"}, {"event_type": "purchase"}]});
+    let plain = pair.same_query(&funnel).await;
+    assert!(plain.to_string().contains("\"users\":20"), "steps of one person are on both shards: {plain}");
+    funnel["breakdown"] = "country".into();
+    pair.same_query(&funnel).await;
+    pair.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exports_are_of_all_shards() {
     let pair = Pair::start().await;
     let year = format!("startTime={}&endTime={}", pair.now_ms - 300 * 24 * HOUR, pair.now_ms + HOUR);
