@@ -200,7 +200,7 @@ impl Rounds {
 impl Runner {
     /// Works until `stop`. What is under way then is taken up again by whoever runs next.
     pub async fn run(self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.work()).await;
+        stop.run_until_cancelled(Box::pin(self.work())).await;
     }
 
     async fn work(&self) {
