@@ -27,7 +27,8 @@ pub(super) struct Balancer {
     _daemon: Daemon,
 }
 
-/// What stands around the file where it is not a system's own nginx. Paths are those of one folder, so that any user may start it.
+/// What stands around the file where it is not a system's own nginx. Paths are those of one folder, so that any user may start it. One process: a
+/// worker would outlive the master that is killed.
 fn around(folder: &Path) -> String {
     let folder = folder.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -35,7 +36,7 @@ fn around(folder: &Path) -> String {
         .map(|kind| format!("    {kind}_temp_path {folder}/{kind};\n"))
         .collect();
     format!(
-        "pid {folder}/nginx.pid;\nerror_log {folder}/error.log warn;\nworker_processes 1;\ndaemon off;\n\
+        "pid {folder}/nginx.pid;\nerror_log {folder}/error.log warn;\nmaster_process off;\ndaemon off;\n\
          events {{ worker_connections 1024; }}\nhttp {{\n    access_log off;\n{temporary}    include {folder}/tallyhouse.conf;\n}}\n"
     )
 }

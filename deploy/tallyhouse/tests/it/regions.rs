@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use tallyhouse_loadtest::brokers::Brokers;
@@ -98,15 +98,23 @@ async fn are_mirrored(from: &Brokers, to: &Brokers) {
     assert_eq!(ends(&positions(to).await), sent, "records were mirrored twice");
 }
 
-/// The step of the failover that sets the group back, by Kafka's own tool.
+/// The step of the failover that sets the group back, by Kafka's own tool. It refuses until the group has noticed that a killed member is gone.
 fn set_back(brokers: &Brokers, topic: &str) {
-    let output = Command::new("java")
+    let deadline = Instant::now() + Duration::from_secs(40);
+    let mut output = reset_offsets(brokers, topic);
+    while String::from_utf8_lossy(&output.stdout).contains("is inactive") && Instant::now() < deadline {
+        output = reset_offsets(brokers, topic);
+    }
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(topic), "{output:?}");
+}
+
+fn reset_offsets(brokers: &Brokers, topic: &str) -> Output {
+    Command::new("java")
         .args(["-Xmx256m", "-cp", &class_path(), "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"])
         .args(["--bootstrap-server", &brokers.bootstrap(), "--group", GROUP, "--topic", topic])
         .args(["--reset-offsets", "--to-datetime", "2020-01-01T00:00:00.000", "--execute"])
         .output()
-        .unwrap();
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains(topic), "{output:?}");
+        .unwrap()
 }
 
 fn installation(data: &Path, backups: &Path, brokers: &Brokers) -> Installation {
