@@ -108,8 +108,9 @@ async fn a_person_leaves_the_disk_and_every_rollup() {
     // What they send while it goes on is kept.
     let after = format!(
         "INSERT INTO tallyhouse.events_in (project_id, event_id, event_type, ts, user_id, received_at, retention_days) \
-         SELECT 'shop', 'after', 'view', now64(3), 'ann-5c81d7e2', fromUnixTimestamp64Milli({}), 730 SETTINGS async_insert = 0",
-        target.before
+         SELECT 'shop', 'after', 'view', fromUnixTimestamp64Milli({before}), 'ann-5c81d7e2', fromUnixTimestamp64Milli({before}), 730 \
+         SETTINGS async_insert = 0",
+        before = target.before
     );
     execute(&writer, &after).await.unwrap();
     erasure::delete_events(&client, target).await.unwrap();
