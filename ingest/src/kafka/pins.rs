@@ -5,7 +5,7 @@
 //! the number is written down in Kafka, and everybody goes by it. Added partitions are used after [`widen`], which refuses while
 //! anything waits or anybody reads.
 //!
-//! Where: a group's committed offset of partition 0, and once more its metadata: MirrorMaker translates the offset, as if it were one, and leaves
+//! Where: a group's committed offset of partition 0, and once more its metadata: `MirrorMaker` translates the offset, as if it were one, and leaves
 //! the metadata as it is. It goes with its topic, needs no room, and expires seven days after it was last
 //! committed, when Kafka has no record that was placed by it any more.
 
