@@ -108,8 +108,7 @@ impl Runner {
     /// Waits until every process that stores events knows all suppressions, and takes down how many do, and which do not.
     async fn confirm(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
         let confirmed = {
-            let confirming = self.confirmed();
-            tokio::pin!(confirming);
+            let mut confirming = Box::pin(self.confirmed());
             match timeout(TOLD_AFTER, &mut confirming).await {
                 Ok(confirmed) => confirmed?,
                 Err(_) => {

@@ -67,7 +67,8 @@ pub(super) enum Handed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) left: u64,
-    pub(super) at: Instant,
+    /// By Redis's clock, in milliseconds since 1970.
+    pub(super) at_ms: u64,
 }
 
 /// What Redis is asked for.
@@ -93,7 +94,7 @@ pub(super) struct LeaseRequest {
 pub(super) struct LeaseReply {
     pub(super) lent: Lent,
     /// What the bucket has left.
-    pub(super) left: u64,
+    pub(super) left: Known,
     /// Until it has another one.
     pub(super) wait: Duration,
     /// When it was asked.
@@ -122,7 +123,7 @@ pub(super) struct Account {
     settled: Vec<Lent>,
     chunk: u64,
     /// What Redis had left at the last exchange, and when that was.
-    left: Option<u64>,
+    left: Option<Known>,
     left_at: Instant,
     empty_until: Option<Instant>,
     owed: u64,
@@ -178,7 +179,7 @@ impl Account {
 
     /// Whether there is one, which is not taken; `None` when Redis may have one.
     pub(super) fn look_at_lent(&self, now: Instant) -> Option<Taken> {
-        let (lent, left) = (self.lent(), self.left.unwrap_or(0));
+        let (lent, left) = (self.lent(), self.left_in_redis());
         if lent > 0 {
             return Some(Taken { tokens: 1, left: lent + left, wait: Duration::ZERO });
         }
@@ -201,7 +202,7 @@ impl Account {
         let until_one = self.empty_until.map_or(Duration::from_millis(1), |until| until.saturating_duration_since(now));
         let others = missing.min(self.rule.burst) as f64 - 1.0;
         let wait = if missing == 0 { Duration::ZERO } else { until_one + self.rule.time_of(others) };
-        Taken { tokens: want - missing, left: self.lent() + self.left.unwrap_or(0), wait }
+        Taken { tokens: want - missing, left: self.lent() + self.left_in_redis(), wait }
     }
 
     /// Takes from what is lent, and then from the local bucket of one of so many instances.
@@ -229,7 +230,7 @@ impl Account {
         let rule = self.rule.divided(instances);
         let bucket = self.local.get_or_insert_with(|| {
             // What Redis had left, and what came since, is everybody's; a caller that it never heard of has all of its share.
-            let share = self.left.map(|left| (left / instances.max(1)).min(rule.burst));
+            let share = self.left.map(|known| (known.left / instances.max(1)).min(rule.burst));
             share.map_or_else(|| Bucket::with(rule.burst, now), |share| Bucket::with(share, self.left_at))
         });
         (rule, bucket)
@@ -256,7 +257,7 @@ impl Account {
     /// Whether the next lease should be asked for before this one is used up.
     pub(super) fn wants_more(&self, now: Instant) -> bool {
         let is_empty = self.empty_until.is_some_and(|until| now < until);
-        let may_have = self.left.is_some_and(|left| left >= PART);
+        let may_have = self.left_in_redis() >= PART;
         self.flight.is_none() && !is_empty && may_have && self.lent() <= self.chunk / 4
     }
 
@@ -278,7 +279,7 @@ impl Account {
             settled: std::mem::take(&mut self.settled),
             repeated: std::mem::take(&mut self.repeated).min(self.owed),
             owed: std::mem::take(&mut self.owed),
-            known: self.known(),
+            known: self.left,
         };
         // Used up before its end: the next one may be larger.
         self.chunk = (self.chunk * 2).min((self.rule.burst / PART).clamp(LEAST_CHUNK, MOST_CHUNK));
@@ -352,14 +353,15 @@ impl Account {
     }
 
     /// What was left, as an exchange said that began then.
-    pub(super) fn learned(&mut self, left: u64, sent: Instant) {
+    pub(super) fn learned(&mut self, left: Known, sent: Instant) {
         if self.left.is_none() || sent >= self.left_at {
             (self.left, self.left_at) = (Some(left), sent);
         }
     }
 
-    fn known(&self) -> Option<Known> {
-        self.left.map(|left| Known { left, at: self.left_at })
+    /// As far as is known.
+    fn left_in_redis(&self) -> u64 {
+        self.left.map_or(0, |known| known.left)
     }
 
     fn exchange_unasked(&mut self) -> Option<LeaseRequest> {
@@ -378,7 +380,7 @@ impl Account {
             settled,
             owed,
             repeated,
-            known: self.known(),
+            known: self.left,
         })
     }
 
@@ -411,7 +413,7 @@ impl Account {
         let rule = self.rule.divided(instances);
         let is_as_new = match (&mut self.local, self.left) {
             (Some(bucket), _) => bucket.is_full(&rule, now),
-            (None, Some(left)) => Bucket::with(left, self.left_at).is_full(&self.rule, now),
+            (None, Some(known)) => Bucket::with(known.left, self.left_at).is_full(&self.rule, now),
             (None, None) => true,
         };
         let is_idle = now.saturating_duration_since(self.used_at) > 2 * LEASE;
@@ -462,7 +464,11 @@ mod tests {
     }
 
     fn reply(tokens: u64, left: u64, wait_ms: u64, sent: Instant) -> LeaseReply {
-        LeaseReply { lent: Lent { tokens, epoch: 1 }, left, wait: Duration::from_millis(wait_ms), sent }
+        LeaseReply { lent: Lent { tokens, epoch: 1 }, left: known(left), wait: Duration::from_millis(wait_ms), sent }
+    }
+
+    fn known(left: u64) -> Known {
+        Known { left, at_ms: 7 }
     }
 
     /// An account that has just been lent so much.
@@ -539,11 +545,11 @@ mod tests {
         let later = start + Duration::from_secs(5);
         assert!(!account.is_outdated(start) && account.is_outdated(later));
         let request = account.look().unwrap();
-        assert_eq!((request.needed, request.wanted, request.known), (0, 0, Some(Known { left: 300, at: start })));
+        assert_eq!((request.needed, request.wanted, request.known), (0, 0, Some(known(300))));
         assert!(!account.is_outdated(later), "it is on its way");
-        account.learned(30, later);
+        account.learned(known(30), later);
         assert_eq!(account.handed_over(&request, Handed::Taken), 0);
-        account.learned(200, start);
+        account.learned(known(200), start);
         assert_eq!(account.take_local(1_000, 3, true, later).tokens, 8 + 10);
         assert!(!account.is_outdated(start + 2 * KEPT_CURRENT), "nobody asks any more");
     }

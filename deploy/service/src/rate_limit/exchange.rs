@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::account::{LEASE, LeaseReply, LeaseRequest, Lent};
+use super::account::{Known, LEASE, LeaseReply, LeaseRequest, Lent};
 use crate::breaker::{Breaker, Pass, Verdict};
 use crate::clock::steady_ms;
 use crate::redis::{self, Cmd, FromRedisValue, OpenError, Pool, RedisUrl};
@@ -77,15 +77,16 @@ impl Exchange {
         let mut script = redis::cmd("EVAL");
         script.arg(LEASE_SCRIPT).arg(1).arg(&**name).arg(rule.burst).arg(rule.per_ms());
         script.arg(needed).arg(wanted).arg(back).arg(owed).arg(millis(LEASE));
-        let sent = Instant::now();
         match known {
-            Some(known) => script.arg(known.left).arg(millis(sent.saturating_duration_since(known.at))),
+            Some(known) => script.arg(known.left).arg(known.at_ms),
             None => script.arg(-1).arg(0),
         };
         settled.iter().for_each(|settled| {
             script.arg(settled.epoch).arg(settled.tokens);
         });
-        let (tokens, left, wait_ms, epoch): (u64, u64, u64, u64) = self.send(script).await?;
+        let sent = Instant::now();
+        let (tokens, left, wait_ms, epoch, at_ms): (u64, u64, u64, u64, u64) = self.send(script).await?;
+        let left = Known { left, at_ms };
         Ok(LeaseReply { lent: Lent { tokens, epoch }, left, wait: Duration::from_millis(wait_ms), sent })
     }
 

@@ -1,12 +1,12 @@
 -- Lends tokens of a bucket to a process. One key, so it runs on a Redis Cluster as well.
 -- KEYS: the bucket. ARGV: burst, tokens a millisecond, tokens needed, tokens wanted, tokens given back, tokens owed, milliseconds of an
--- epoch, what the process knows the bucket had (-1: nothing) and milliseconds since; then, of tokens that were lent and are used or given back, pairs of the epoch they were lent in and their number.
+-- epoch, what the process knows the bucket had (-1: nothing) and when, by this clock; then, of tokens that were lent and are used or given back, pairs of the epoch they were lent in and their number.
 -- The time is that of Redis: no instance's clock counts.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local burst, rate, needed, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local back, owed, span = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local known, age = tonumber(ARGV[8]), tonumber(ARGV[9])
+local known, known_at = tonumber(ARGV[8]), tonumber(ARGV[9])
 local epoch = math.floor(now / span)
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at', 'epoch', 'lent', 'before', 'born')
 local tokens, at = tonumber(bucket[1]) or burst, tonumber(bucket[2]) or now
@@ -26,7 +26,7 @@ end
 -- Together with what is lent and may be unused never more than the burst.
 tokens = math.min(tokens + back + math.max(now - at, 0) * rate, math.max(burst - lent - before, 0))
 -- What is known is older than the bucket: that was lost, or it was full, and then this is as much as the burst.
-if known >= 0 and now - age <= born then tokens = math.min(tokens, known + age * rate) end
+if known >= 0 and known_at < born then tokens = math.min(tokens, known + math.max(now - known_at, 0) * rate + back) end
 tokens = math.max(tokens - owed, 0)
 local whole = math.floor(tokens)
 local lease = math.min(whole, math.max(needed, math.min(wanted, math.floor(whole / 8))))
@@ -41,4 +41,4 @@ end
 redis.call('PEXPIRE', KEYS[1], time_of(burst - tokens, 36500 * day) + 2 * span)
 local wait = 0
 if lease < needed then wait = time_of(1 - (tokens - math.floor(tokens)), day) end
-return {lease, math.floor(tokens), wait, epoch}
+return {lease, math.floor(tokens), wait, epoch, now}
