@@ -118,7 +118,7 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         let first = Names::take(&folder).unwrap();
         let mut second = Names::take(&folder).unwrap();
-        assert_eq!(second.earlier, [first.own.clone()]);
+        assert_eq!(second.earlier, std::slice::from_ref(&first.own));
         let third = Names::take(&folder).unwrap();
         assert_eq!(third.earlier, [first.own, second.own.clone()]);
         second.earlier.clear();
