@@ -1,5 +1,5 @@
-//! A region is lost, and comes back: MirrorMaker 2 copies topics and the group's offsets with the file that is shipped, and consumers of the other
-//! region count each event once. It takes minutes and MirrorMaker's jars, so that `make regions` runs it (`REGIONS=on`).
+//! A region is lost, and comes back: `MirrorMaker` 2 copies topics and the group's offsets with the file that is shipped, and consumers of the other
+//! region count each event once. It takes minutes and `MirrorMaker`'s jars, so that `make regions` runs it (`REGIONS=on`).
 //!
 //! ```text
 //! active: events, backup, more events -> mirrored -> lost
@@ -41,7 +41,7 @@ fn is_left_out(test: &str) -> bool {
     false
 }
 
-/// What the jars of Kafka and of MirrorMaker are on a class path.
+/// What the jars of Kafka and of `MirrorMaker` are on a class path.
 fn class_path() -> String {
     let setup = repository().join(".setup");
     let mirror = setup.join("mirror/libs");
@@ -49,7 +49,7 @@ fn class_path() -> String {
     format!("{}/kafka/libs/*:{}/*", setup.display(), mirror.display())
 }
 
-/// MirrorMaker from one region to another, as `deploy/regions/mirror.properties` says; only the number of copies and the intervals are a test's.
+/// `MirrorMaker` from one region to another, as `deploy/regions/mirror.properties` says; only the number of copies and the intervals are a test's.
 fn mirror(from: &Brokers, to: &Brokers, folder: &Path) -> Daemon {
     let shipped = fs::read_to_string(repository().join("deploy/regions/mirror.properties")).unwrap();
     let rendered: Vec<String> = shipped
