@@ -36,7 +36,7 @@ pub struct Attached {
 
 /// Finds it: `CLICKHOUSE_URL`; else the embedded one of a running `tallyhouse up`; else that is started, where there is one.
 pub async fn attach(config: &Config, env: &dyn Env) -> Result<Attached, UpError> {
-    if config.engine.is_some() && !engine::has_tables(&config.data) {
+    if config.engine.is_some() && !config.data.exists() {
         let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
         return Err(UpError::NothingThere(data));
     }

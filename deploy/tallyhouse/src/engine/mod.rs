@@ -49,7 +49,7 @@ pub use library::LibraryError;
 pub use network::Network;
 pub use preflight::data_in_use;
 pub use program::{Choice, PINNED_VERSION, Program, ProgramError};
-pub use settings::{has_tables, last_http_port};
+pub use settings::last_http_port;
 use supervisor::{Phase, Supervisor};
 
 /// How long a process may take to end that is replaced by one with other accounts.

@@ -84,11 +84,6 @@ pub(super) fn lock(data: &Path) -> PathBuf {
     data.join("clickhouse").join("status")
 }
 
-/// Whether there are tables below a data folder, or were to be.
-pub fn has_tables(data: &Path) -> bool {
-    data.join("clickhouse").is_dir()
-}
-
 /// The HTTP port of whoever started one on this data folder last; its settings may have been others than ours.
 pub fn last_http_port(data: &Path) -> Option<u16> {
     let written = std::fs::read_to_string(data.join("engine").join("config.xml")).ok()?;
