@@ -27,14 +27,17 @@ pub async fn insert_events(writer: &Connection, project: &str, from: i64, hours:
 
 /// Repeats an insert while a rebuild of another test holds inserts back, as whoever writes does.
 pub async fn unheld<E: Display>(insert: impl AsyncFn() -> Result<(), E>) -> Result<(), E> {
-    loop {
-        match insert().await {
-            Err(error) if error.to_string().contains("holds inserts back for a moment") => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+    let repeated = async {
+        loop {
+            match insert().await {
+                Err(error) if error.to_string().contains("holds inserts back for a moment") => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done,
             }
-            done => return done,
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), repeated).await.expect("a rebuild holds inserts back for a minute")
 }
 
 /// Midnight, ten days ago.

@@ -157,7 +157,7 @@ impl ShardEngines {
 
     /// Host and port of ClickHouse's own protocol, as shards reach each other.
     pub fn native(&self, number: usize) -> String {
-        format!("127.0.0.1:{}", self.options[number - 1].tcp_port.unwrap())
+        format!("127.0.0.1:{}", self.tcp_port(number))
     }
 
     /// Kills one.

@@ -252,9 +252,12 @@ impl Ingester {
         while !stop.is_cancelled() {
             let body = Bytes::from(events(next..next + 100));
             // What got no answer may be accepted all the same.
-            while !self.takes(&body).await {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            let taken = async {
+                while !self.takes(&body).await {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), taken).await.expect("events are accepted");
             next += 100;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

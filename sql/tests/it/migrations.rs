@@ -255,9 +255,12 @@ async fn send_until(writer: Connection, sender: usize, is_over: Arc<AtomicBool>)
     let mut batches = 0;
     while !is_over.load(Ordering::SeqCst) {
         let token = format!("load-{sender}-{batches}");
-        while !insert(&writer, &token).await {
-            tokio::task::yield_now().await;
-        }
+        let taken = async {
+            while !insert(&writer, &token).await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), taken).await.expect("a batch is accepted");
         batches += 1;
     }
     2 * batches

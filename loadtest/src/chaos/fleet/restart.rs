@@ -11,8 +11,8 @@ use crate::chaos::plan::Target;
 use crate::daemon::{Daemon, Stopped};
 use tallyhouse_service::http_client::Endpoint;
 
-/// The delay, the drain of 20 s, and what a program may take beyond it.
-const END_WITHIN: Duration = Duration::from_secs(45);
+/// The delay (20 s at most), the drain of 20 s, and what a program may take beyond it.
+const END_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What was seen of a restart.
