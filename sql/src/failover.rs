@@ -52,7 +52,7 @@ pub(crate) struct Failover<C> {
 /// Why a server was passed over.
 enum PassedOver {
     Failed(BoxError),
-    /// It may still answer somebody with more patience.
+    /// It may still answer somebody with a longer deadline.
     Slow,
 }
 
@@ -76,11 +76,11 @@ where
         let (count, first) = (self.servers.len(), self.current.load(Ordering::Relaxed));
         let mut places: Vec<usize> = (0..count).map(|step| (first + step) % count).collect();
         let mut failed = None;
-        for patience in [SOON, AT_LAST] {
+        for deadline in [SOON, AT_LAST] {
             let mut slow = Vec::new();
             for place in places {
                 let Some(server) = self.servers.get(place) else { continue };
-                match self.greeted(server, patience).await {
+                match self.greeted(server, deadline).await {
                     Ok(connection) => {
                         self.current.store(place, Ordering::Relaxed);
                         return Ok(connection);
@@ -97,14 +97,14 @@ where
         Err(failed.unwrap_or_else(|| format!("{asked} names no server").into()))
     }
 
-    async fn greeted(&self, server: &Uri, patience: Duration) -> Result<C::Response, PassedOver> {
+    async fn greeted(&self, server: &Uri, deadline: Duration) -> Result<C::Response, PassedOver> {
         let greeted = async {
             match greet(self.connect(server).await?, server).await? {
                 Some(connection) => Ok(connection),
                 None => self.connect(server).await,
             }
         };
-        match tokio::time::timeout(patience, greeted).await {
+        match tokio::time::timeout(deadline, greeted).await {
             Ok(greeted) => greeted.map_err(PassedOver::Failed),
             Err(_) => Err(PassedOver::Slow),
         }

@@ -36,7 +36,7 @@ pub(crate) async fn schemas_command(env: &dyn Env, what: Schemas) -> Outcome {
     };
     if config::remote(env)?.is_some() {
         let project = scope.project.as_deref();
-        let project = project.ok_or("with TALLYHOUSE_URL, say of which one with --project: a key has one project")?;
+        let project = project.ok_or("with TALLYHOUSE_URL, name the project with --project: a key has one project")?;
         let remote = RemoteSchemas::open(env, project).await?.ok_or("TALLYHOUSE_URL is not set")?;
         return Box::pin(carried_out(&Declarations::There(remote), &what, &files)).await;
     }

@@ -1,7 +1,7 @@
 //! Tables on a terminal.
 
-/// Of an entry, except of the last column: ids fit, and one long name does not push all other rows apart. `--json` has the whole.
-const MOST_CHARS: usize = 48;
+/// Of an entry, except of the last column: ids and names fit, and one long name does not push all other rows apart. `--json` has the whole.
+const MOST_CHARS: usize = 64;
 
 /// Columns as wide as their widest entry. What others wrote may hold anything: control characters would change the terminal.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -46,8 +46,8 @@ mod tests {
     #[test]
     fn a_long_entry_does_not_push_the_others_apart() {
         let (long, last) = ("é".repeat(200), "n".repeat(100));
-        let text = table(&["ID", "NOTE"], &[vec![long, last.clone()], vec!["a".repeat(48), String::new()]]);
+        let text = table(&["ID", "NOTE"], &[vec![long, last.clone()], vec!["a".repeat(64), String::new()]]);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines, [&format!("{:<48}  NOTE", "ID"), &format!("{}…  {last}", "é".repeat(47)), &"a".repeat(48)]);
+        assert_eq!(lines, [&format!("{:<64}  NOTE", "ID"), &format!("{}…  {last}", "é".repeat(63)), &"a".repeat(64)]);
     }
 }

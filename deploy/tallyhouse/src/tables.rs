@@ -77,8 +77,16 @@ impl TablesError {
     }
 }
 
-/// Makes them so, whatever was left behind.
+/// Makes them so, whatever was left behind. For whoever serves, or was asked to: a command has the settings of a shell, and parts that were moved by
+/// another setting do not come back.
 pub async fn prepare(writer: &Connection, topology: &Topology, settings: TableSettings) -> Result<(), TablesError> {
+    migrate(writer, topology).await?;
+    tiers::apply(writer, settings.tiers).await.map_err(TablesError::Tiers)?;
+    durability::apply(writer, settings.fsync).await.map_err(TablesError::Fsync)
+}
+
+/// Makes those that are missing, and opens them for inserts.
+pub async fn migrate(writer: &Connection, topology: &Topology) -> Result<(), TablesError> {
     preconditions::examine(writer).await?;
     // Before anything is migrated: that may concern the table that the gate takes away. Code 81: there is no database yet.
     match gate::open_left_behind(&writer.client()).await {
@@ -86,8 +94,7 @@ pub async fn prepare(writer: &Connection, topology: &Topology, settings: TableSe
         Err(error) => return Err(error.into()),
     }
     runner::up(writer, topology).await?;
-    tiers::apply(writer, settings.tiers).await.map_err(TablesError::Tiers)?;
-    durability::apply(writer, settings.fsync).await.map_err(TablesError::Fsync)
+    Ok(())
 }
 
 /// As [`keep_open`], on every server.

@@ -14,6 +14,7 @@ use tallyhouse::config::{Config, remote};
 use tallyhouse_service::env::Env;
 
 use crate::cli::Users;
+use crate::table::table;
 
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 
@@ -103,8 +104,9 @@ fn list(accounts: &[Listed], json: bool) {
         println!("{}", json!(accounts));
         return;
     }
-    println!("{:<40} {:<24} {:<8} {:<25} note", "account", "project", "for", "created");
-    for Listed { account, project, tool, note, created_at, .. } in accounts {
-        println!("{account:<40} {project:<24} {tool:<8} {created_at:<25} {note}");
-    }
+    let row = |Listed { account, project, tool, note, created_at, .. }: &Listed| {
+        [account, project, tool, created_at, note].map(String::clone).to_vec()
+    };
+    let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
+    print!("{}", table(&["ACCOUNT", "PROJECT", "FOR", "CREATED", "NOTE"], &rows));
 }

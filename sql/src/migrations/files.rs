@@ -51,11 +51,12 @@ pub const ALL: &[Migration] = files![
     "0205_seen_all_rollup_1m.cluster",
     "0206_seen_all_rollup_1h.cluster",
     "0207_seen_all_rollup_1d.cluster",
-    "0208_views.cluster",
-    "0209_views_events.cluster",
-    "0210_views_series_1m.cluster",
-    "0211_views_series_1h.cluster",
-    "0212_views_series_1d.cluster",
+    "0208_views_of_one_server.cluster",
+    "0209_views.cluster",
+    "0210_views_events.cluster",
+    "0211_views_series_1m.cluster",
+    "0212_views_series_1h.cluster",
+    "0213_views_series_1d.cluster",
 ];
 
 /// What installations of before 0.1.0 were made of. One that has recorded any of it goes on with it to its end, which is the baseline.

@@ -114,7 +114,7 @@ pub async fn verify(client: &Client, selection: &Selection, pause: Duration) -> 
 /// One hour of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hour<'a> {
-    /// Whose events.
+    /// The project.
     pub project: &'a str,
     /// In seconds since the epoch.
     pub start: i64,

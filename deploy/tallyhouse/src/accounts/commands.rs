@@ -11,11 +11,11 @@ use tallyhouse_control::{Control, ControlError, Kind, New, time};
 use tallyhouse_schema::project::{BadProjectName, ProjectName};
 use tallyhouse_service::secret::Secret;
 use tallyhouse_sql::{Connection, StoreError};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::keeper;
 use super::password;
-use super::statements::{OnServer, Server, database};
+use super::statements::{OnServer, ServerKind, database};
 use crate::engine::accounts::{AccountName, NotPlain, PasswordHash};
 use crate::engine::{Engine, EngineError};
 
@@ -24,6 +24,8 @@ const MOST: usize = 32;
 
 /// How long the process with the engine may take to let an account in, or out: it looks every 2 s, and the engine starts again.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(60);
+/// One that takes statements and does not answer must not keep those after it from theirs.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// ClickHouse's code for a statement that a user may not run.
@@ -263,8 +265,8 @@ impl<'a> Accounts<'a> {
             return Ok(ToRun::default());
         }
         let (name, project) = (name.parse::<AccountName>()?, project.parse::<ProjectName>()?);
-        let place = if self.place.servers.len() > 1 { Server::OfCluster } else { Server::Single };
-        let account = OnServer { name: &name, project: &project, tool, place };
+        let server = kind(&self.place.writer).await?;
+        let account = OnServer { name: &name, project: &project, tool, server };
         let statements = match change {
             Change::Created(hash) => account.create(hash),
             Change::Rotated(hash) => account.rotate(hash),
@@ -322,14 +324,20 @@ enum Change<'a> {
     Deleted,
 }
 
-/// Runs statements on each server. One of several that is away does not keep the others from taking them.
+/// A cluster may have one shard so far.
+async fn kind(server: &Connection) -> Result<ServerKind, AccountsError> {
+    let client = server.server();
+    let seen = client.query("SELECT count() FROM system.databases WHERE name = 'tallyhouse_seen'").fetch_one::<u64>();
+    Ok(if within(seen).await? > 0 { ServerKind::OfCluster } else { ServerKind::Single })
+}
+
+/// Runs statements on each server. One of several that is away, or cannot take them, does not keep the others from taking them, nor the caller from
+/// the password that is in force elsewhere.
 async fn run_on_all(servers: &[Connection], statements: &[String]) -> Result<ToRun, AccountsError> {
     let mut to_run = ToRun::default();
     for server in servers {
         let left = match run(server, statements.to_vec()).await {
-            Err(AccountsError::Server(error @ (StoreError::Unreachable(_) | StoreError::TimedOut)))
-                if servers.len() > 1 =>
-            {
+            Err(AccountsError::Server(error)) if servers.len() > 1 => {
                 tracing::warn!(server = server.url, %error, "an account is not in force there yet");
                 statements.to_vec()
             }
@@ -348,7 +356,7 @@ async fn run_on_all(servers: &[Connection], statements: &[String]) -> Result<ToR
 /// Runs statements, in order. Gives those that this user may not run, from the first such on.
 async fn run(writer: &Connection, statements: Vec<String>) -> Result<Vec<String>, AccountsError> {
     for (done, statement) in statements.iter().enumerate() {
-        match writer.client().query_raw(statement).execute().await.map_err(StoreError::from) {
+        match within(writer.client().query_raw(statement).execute()).await {
             Ok(()) => {}
             Err(StoreError::Refused { code: ACCESS_DENIED, .. }) => {
                 return Ok(statements.into_iter().skip(done).collect());
@@ -357,4 +365,11 @@ async fn run(writer: &Connection, statements: Vec<String>) -> Result<Vec<String>
         }
     }
     Ok(Vec::new())
+}
+
+async fn within<T>(call: impl Future<Output = tallyhouse_sql::clickhouse::error::Result<T>>) -> Result<T, StoreError> {
+    match timeout(STATEMENT_WITHIN, call).await {
+        Ok(done) => done.map_err(StoreError::from),
+        Err(_) => Err(StoreError::TimedOut),
+    }
 }

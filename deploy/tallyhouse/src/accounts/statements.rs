@@ -12,12 +12,12 @@ pub struct OnServer<'a> {
     pub name: &'a AccountName,
     pub project: &'a ProjectName,
     pub tool: Tool,
-    pub place: Server,
+    pub server: ServerKind,
 }
 
 /// What it is a server of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Server {
+pub enum ServerKind {
     Single,
     /// One of several, each of which has every account: they ask each other as who asked them.
     OfCluster,
@@ -50,9 +50,9 @@ impl OnServer<'_> {
             "CREATE ROW POLICY IF NOT EXISTS `tallyhouse_{name}` ON {TABLES} USING currentUser() = '{name}' AND project_id = '{project}' TO definer"
         )];
         // As `sql/access/dashboards.cluster.sql` has it, where it is said why.
-        let limits = match self.place {
-            Server::Single => "",
-            Server::OfCluster => {
+        let limits = match self.server {
+            ServerKind::Single => "",
+            ServerKind::OfCluster => {
                 ", max_result_rows = 200000 MIN 0 MAX 200000, max_result_bytes = 104857600 MIN 0 MAX 104857600"
             }
         };
@@ -66,16 +66,19 @@ impl OnServer<'_> {
             statements.push(format!("GRANT {OWN_RIGHTS} ON `{own}`.* TO `{name}`"));
             statements.extend(ENGINES.map(|engine| format!("GRANT TABLE ENGINE ON {engine} TO `{name}`")));
         }
-        if self.place == Server::OfCluster {
+        if self.server == ServerKind::OfCluster {
             statements.push(format!("GRANT SELECT ON tallyhouse_seen.* TO `{name}`"));
         }
         statements.push(format!("GRANT SELECT ON tallyhouse_views.* TO `{name}`"));
         statements
     }
 
-    /// Gives it another password.
+    /// Gives it another password, also on a server that came after it was made.
     pub fn rotate(&self, password: &PasswordHash) -> Vec<String> {
-        vec![format!("ALTER USER `{}` IDENTIFIED WITH sha256_hash BY '{}'", self.name.as_str(), password.as_str())]
+        let mut statements = self.create(password);
+        let (name, hash) = (self.name.as_str(), password.as_str());
+        statements.push(format!("ALTER USER `{name}` IDENTIFIED WITH sha256_hash BY '{hash}'"));
+        statements
     }
 
     /// Removes it. A database of dbt stays: it is the project's.
@@ -96,14 +99,14 @@ mod tests {
     fn an_account_sees_nothing_but_its_project_and_comes_in_last() {
         let (name, project) = ("bi_a-b_x".parse().unwrap(), "a.b".parse().unwrap());
         let hash = "0f".repeat(32).parse().unwrap();
-        let on = |tool, place| OnServer { name: &name, project: &project, tool, place }.create(&hash);
-        let of = |tool| on(tool, Server::Single);
+        let on = |tool, server| OnServer { name: &name, project: &project, tool, server }.create(&hash);
+        let of = |tool| on(tool, ServerKind::Single);
         let bi = of(Tool::Bi);
         assert_eq!(bi.len(), 3);
         assert!(bi[0].contains("USING currentUser() = 'bi_a-b_x' AND project_id = 'a.b' TO definer"), "{bi:?}");
         assert!(bi[1].starts_with("CREATE USER") && bi[1].contains("'tallyhouse_dashboards'"), "{bi:?}");
         assert_eq!(bi[2], "GRANT SELECT ON tallyhouse_views.* TO `bi_a-b_x`");
-        let mut of_cluster = on(Tool::Bi, Server::OfCluster);
+        let mut of_cluster = on(Tool::Bi, ServerKind::OfCluster);
         assert_eq!(of_cluster.remove(2), "GRANT SELECT ON tallyhouse_seen.* TO `bi_a-b_x`");
         assert!(of_cluster.remove(1).contains("max_result_rows = 200000 MIN 0"), "{of_cluster:?}");
         assert_eq!(of_cluster, [bi[0].clone(), bi[2].clone()]);

@@ -70,7 +70,7 @@ impl Administration {
         }
         let config = Config::from_env(env)?;
         let attached = Box::pin(attach(&config, env)).await?;
-        match Self::on(&config, &attached).await {
+        match Self::on(&attached).await {
             Ok(operations) => Ok(Self::Here { operations, actor: Actor::command_line(), attached: Box::new(attached) }),
             Err(error) => {
                 attached.detach().await;
@@ -79,10 +79,10 @@ impl Administration {
         }
     }
 
-    async fn on(config: &Config, attached: &Attached) -> Result<Operations, AdministrationError> {
+    async fn on(attached: &Attached) -> Result<Operations, AdministrationError> {
         if attached.engine.is_some() {
             // Nobody else has prepared the tables, perhaps never.
-            tables::prepare(&attached.writer, &Topology::Single, config.tables).await?;
+            tables::migrate(&attached.writer, &Topology::Single).await?;
         }
         let control = Control::for_command(&attached.reader, &attached.writer);
         control.refresh().await?;

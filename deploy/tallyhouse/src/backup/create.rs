@@ -18,8 +18,8 @@ use super::{BackupError, Destination, Target, files, tables, verify};
 /// Folders of the ingester that hold events which nobody else has.
 pub(super) const LOGS: [&str; 4] = ["log", "fallback", "records", "journal"];
 
-/// None takes longer.
-const GIVEN_UP_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
+/// None takes longer, its log and its manifest included.
+const GIVEN_UP_AFTER_MS: i64 = tables::DONE_WITHIN.as_millis() as i64 + 60 * 60 * 1000;
 
 /// What a backup is made of.
 pub struct Source<'a> {

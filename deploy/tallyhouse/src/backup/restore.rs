@@ -234,7 +234,7 @@ impl Restoring<'_> {
     async fn fill(&self, attached: &Attached) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
         let destination = self.destination()?;
         destination.restore(&attached.writer.server(), &self.manifest.name, self.manifest.base.as_deref()).await?;
-        crate::tables::prepare(&attached.writer, &Topology::Single, self.config.tables).await?;
+        crate::tables::migrate(&attached.writer, &Topology::Single).await?;
         let client = attached.writer.client();
         let options = rebuild::Options {
             selection: rollups::selection(None, Some(0), None, None),

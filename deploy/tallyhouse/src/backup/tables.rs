@@ -15,8 +15,8 @@ const WHAT: &str = "DATABASE tallyhouse, DATABASE tallyhouse_views";
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long the copy of everything may take; longer than that it hangs.
-const DONE_WITHIN: Duration = Duration::from_hours(4);
+/// How long the copy of everything may take; longer than that it hangs. Nobody takes a backup that is older for one that is being made.
+pub(super) const DONE_WITHIN: Duration = Duration::from_hours(24);
 
 /// Where a backup is tried out.
 const PROBE: &str = "tallyhouse.restore_probe";
@@ -104,7 +104,9 @@ async fn run(client: &Client, what: &'static str, statement: &str, base: Option<
         match status.as_str() {
             "BACKUP_CREATED" | "RESTORED" => return Ok(()),
             "CREATING_BACKUP" | "RESTORING" if Instant::now() >= deadline => {
-                kill(client, &id).await?;
+                if let Err(error) = kill(client, &id).await {
+                    tracing::warn!(%error, id, "it could not be stopped, and may be in the way of the next one");
+                }
                 return Err(BackupError::ClickHouse { what, message: format!("not done within {DONE_WITHIN:?}") });
             }
             "CREATING_BACKUP" | "RESTORING" => tokio::time::sleep(LOOK_EVERY).await,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
-use tallyhouse::accounts::statements::{OnServer, Server};
+use tallyhouse::accounts::statements::{OnServer, ServerKind};
 use tallyhouse::engine::{Account, Engine, EngineOptions};
 use tallyhouse_control::records::grant::Tool;
 use tallyhouse_sql::migrations::Topology;
@@ -186,8 +186,8 @@ async fn the_statements_for_given_servers_are_understood() {
     let (name, project) = ("dbt_a-b_x".parse().unwrap(), "a.b".parse().unwrap());
     let hash = "0f".repeat(32).parse().unwrap();
     for tool in Tool::ALL {
-        let of = |place| OnServer { name: &name, project: &project, tool, place };
-        let (one, of_cluster) = (of(Server::Single), of(Server::OfCluster));
+        let of = |server| OnServer { name: &name, project: &project, tool, server };
+        let (one, of_cluster) = (of(ServerKind::Single), of(ServerKind::OfCluster));
         let statements = [one.create(&hash), of_cluster.create(&hash), one.rotate(&hash), one.delete()].concat();
         for statement in statements {
             let parsed = execute(&writer, &format!("EXPLAIN AST {statement}")).await;

@@ -5,6 +5,8 @@ mod erasures;
 
 use std::process::{Command, Output};
 
+use tallyhouse_sql::migrations::Topology;
+use tallyhouse_sql::runner;
 use tallyhouse_testkit::{self as support, CLUSTER, ShardEngines, ask, new_project, recorded_number};
 
 /// A command with the variables of a cluster's writer.
@@ -24,6 +26,8 @@ async fn migrate_up_makes_each_server_a_shard_and_questions_reach_all() {
     let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(told.contains("`other` has 0 shards in remote_servers, and CLICKHOUSE_URL lists 2"), "{told}");
 
+    // The first was a single server.
+    runner::up(&cluster.writer(1), &Topology::Single).await.unwrap();
     // One is away: the other one is made, and the command fails.
     cluster.kill(2).await;
     let up = ["migrate", "up", "--cluster", CLUSTER];
@@ -39,6 +43,15 @@ async fn migrate_up_makes_each_server_a_shard_and_questions_reach_all() {
     let check = tallyhouse(&cluster, &["migrate", "check", "--cluster", CLUSTER]);
     let printed = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success() && printed.contains("shard 2, http://"), "{printed}");
+
+    let views = "SELECT groupArray((name, engine, as_select)) FROM \
+        (SELECT name, engine, as_select FROM system.tables WHERE database = 'tallyhouse_views' ORDER BY name)";
+    let [first, second] = [1, 2].map(|number| cluster.writer(number));
+    assert_eq!(
+        ask(&first, views).await.unwrap(),
+        ask(&second, views).await.unwrap(),
+        "views of both are of all shards"
+    );
 
     // A row on each shard, read through either.
     let project = new_project();
