@@ -123,7 +123,6 @@ fn insert_span(block: Block<'_>, query_id: &str) -> Span {
         span.set("db.collection.name", TABLE);
         span.set("db.operation.batch.size", block.rows);
         span.set("tallyhouse.query_id", query_id.to_owned());
-        span.set("tallyhouse.token", block.token.to_owned());
     }
     span
 }

@@ -33,7 +33,7 @@ const NAMES: usize = 32;
 struct Names {
     file: PathBuf,
     own: String,
-    /// Whose rows do not say yet that this process goes on.
+    /// Earlier processes that are not yet marked as succeeded.
     earlier: Vec<String>,
 }
 

@@ -9,8 +9,10 @@
 //! It is a project of its own ([`CANARY_PROJECT`]) with a key of its own (`CANARY_KEY`), so it counts in nobody's numbers. Its value is when it was
 //! sent, so the newest one is the largest: nobody has to know ids.
 //!
-//! Instances take turns without knowing each other: each begins at an instant by chance, pauses a little longer or shorter, and who sees a young canary sends none. While none gets
-//! through, each tries once a minute.
+//! Instances take turns without knowing each other: each begins at an instant by chance, pauses a little longer or shorter, and who sees a young
+//! canary sends none. While none gets through, each tries: once a minute, or every two where it is acknowledged and not counted.
+//!
+//! The newest one is told from the first look on: one that is missing is seen also of a process that is restarted again and again.
 
 use std::time::Duration;
 
@@ -77,7 +79,9 @@ impl Canary {
 
     /// Until `stopped`.
     pub async fn run(self, stopped: CancellationToken) {
-        self.metrics.newest_sent_at(now_ms());
+        if let Some(Err(error)) = stopped.run_until_cancelled(self.newest()).await {
+            tracing::warn!(%error, "the canary is not looked for");
+        }
         let mut due = Instant::now() + self.every.mul_f64(rand::random::<f64>());
         while stopped.run_until_cancelled(tokio::time::sleep_until(due)).await.is_some() {
             // Never in step with another instance for long.
@@ -130,13 +134,17 @@ impl Canary {
 
     /// When the newest one that is counted was sent, in milliseconds since 1970.
     async fn newest(&self) -> Result<Option<i64>, ReadError> {
-        let statement = newest_canary(CANARY_PROJECT, EVENT_TYPE, now_ms().div_euclid(1_000) - BACK);
+        let since = now_ms().div_euclid(1_000) - BACK;
+        let statement = newest_canary(CANARY_PROJECT, EVENT_TYPE, since);
         let ask = AdmissionRequest { class: Class::Realtime, project: CANARY_PROJECT.to_owned(), deadline: None };
         let rows = self.store.rows::<NewestCanary>(&statement, &ask).await?;
         let newest =
             rows.first().map(|newest| newest.sent_ms).filter(|sent_ms| *sent_ms >= 1.0).map(|sent_ms| sent_ms as i64);
         // Whoever sent it, and however late: a slow one is told by its age, not as missing.
-        newest.inspect(|sent_ms| self.metrics.newest_sent_at(*sent_ms));
+        match newest {
+            Some(sent_ms) => self.metrics.newest_sent_at(sent_ms),
+            None => self.metrics.none_sent_since(since.saturating_mul(1_000)),
+        }
         Ok(newest)
     }
 }

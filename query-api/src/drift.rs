@@ -1,22 +1,25 @@
 //! Compares rollups with raw events in the background: every few minutes one hour of one project, by chance.
 //!
 //! ```text
-//! an hour that is known to differ, else a project with events in one of the last three hours that are over
+//! hours that are known to differ, until one still does; then a project with events in one of the last three hours that are over
 //!   -> a permit for what reads raw events -> compare on each shard -> clean | drifted: gauge, log, looked at again until it is mended
 //! ```
 //!
-//! `rollups verify` compares everything; this finds what concerns many hours within a day. It goes as an ad hoc question of that project does: behind
-//! real-time and dashboards, one thread, and 30 s at most. Several instances each look at their own.
+//! `rollups verify` compares everything; this finds what concerns many hours within a day. It goes as an ad hoc question does: behind real-time and
+//! dashboards, one thread, and 30 s at most; of nobody's project, whose own questions do not wait for it. Several instances each look at their own.
 //!
-//! Failure cases: no permit, a comparison that takes too long or fails: counted, and tried again with another hour.
+//! Failure cases: no permit, a comparison that takes too long or fails: counted, and tried again with another hour. An hour that is known to
+//! differ and of which raw events may be gone can be compared no more: it is dropped.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
+use tallyhouse_control::Control;
 use tallyhouse_service::breaker::Verdict;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::Shards;
+use tallyhouse_sql::rollups::RollupsError;
 use tallyhouse_sql::rollups::verify::{self, Hour};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,9 @@ const SETTLED: i64 = 900;
 
 /// Hours back that are looked at: a project may keep raw events for no longer than a day.
 const HOURS: i64 = 3;
+
+/// Raw events of an hour are there for so long at least, in seconds.
+const SURELY_KEPT: i64 = 24 * HOUR;
 
 /// Hours that are known to differ; further ones show when these are mended.
 const MOST_KNOWN: usize = 100;
@@ -49,6 +55,7 @@ pub struct DriftSettings {
 pub struct DriftWatch {
     store: Store,
     shards: Shards,
+    control: Control,
     settings: DriftSettings,
     metrics: DriftMetrics,
     /// Cells that differ, by project and hour.
@@ -58,8 +65,8 @@ pub struct DriftWatch {
 }
 
 impl DriftWatch {
-    pub fn new(store: Store, shards: Shards, settings: DriftSettings, metrics: DriftMetrics) -> Self {
-        Self { store, shards, settings, metrics, known: BTreeMap::new(), last: None }
+    pub fn new(store: Store, shards: Shards, control: Control, settings: DriftSettings, metrics: DriftMetrics) -> Self {
+        Self { store, shards, control, settings, metrics, known: BTreeMap::new(), last: None }
     }
 
     /// Until `stopped`.
@@ -74,10 +81,15 @@ impl DriftWatch {
         }
     }
 
-    /// One hour that is known to differ, in turn, and another one.
+    /// Hours that are known to differ, in turn, until one still does or there is no time; and another one.
     pub async fn turn(&mut self) {
-        if let Some((project, start)) = self.next_known() {
-            self.look(project, start).await;
+        let until = Instant::now() + self.settings.every;
+        for _ in 0..self.known.len() {
+            let Some((project, start)) = self.next_known() else { break };
+            self.look(project.clone(), start).await;
+            if self.known.contains_key(&(project, start)) || Instant::now() >= until {
+                break;
+            }
         }
         let over = (now_ms().div_euclid(1_000) - SETTLED).div_euclid(HOUR);
         let start = (over - 1 - i64::from(rand::random::<u32>()) % HOURS) * HOUR;
@@ -118,6 +130,15 @@ impl DriftWatch {
                 }
                 DriftOutcome::Drifted
             }
+            Err(DriftOutcome::Nothing) => {
+                tracing::warn!(
+                    project,
+                    start,
+                    "raw events of an hour whose rollups differed may be gone: it is not looked at any more"
+                );
+                self.known.remove(&(project, start));
+                DriftOutcome::Nothing
+            }
             Err(outcome) => outcome,
         };
         self.metrics.ended(outcome);
@@ -126,23 +147,52 @@ impl DriftWatch {
 
     async fn project(&self, hour: i64) -> Result<Option<String>, DriftOutcome> {
         let ask = AdmissionRequest { class: Class::AdHoc, project: String::new(), deadline: None };
-        let rows = self.store.rows::<CountedProject>(&any_project_of(hour), &ask).await;
-        rows.map(|rows| rows.into_iter().next().map(|row| row.name)).map_err(|_| DriftOutcome::NotAdmitted)
+        // Of many projects only some are read: from this one on, or from the first when none after it has events.
+        let from = self.any_project();
+        for from in [Some(from).filter(|from| !from.is_empty()), Some(String::new())].into_iter().flatten() {
+            let rows = self.store.rows::<CountedProject>(&any_project_of(hour, &from), &ask).await;
+            let found = rows.map_err(|_| DriftOutcome::NotAdmitted)?.into_iter().next();
+            if let Some(found) = found {
+                return Ok(Some(found.name));
+            }
+        }
+        Ok(None)
     }
 
-    /// Cells of the hour that differ, on all shards.
+    /// A project by chance, whether it has events or not; empty when none is registered.
+    fn any_project(&self) -> String {
+        let snapshot = self.control.snapshot();
+        let count = snapshot.projects().count().max(1);
+        let chosen = snapshot.projects().nth(rand::random::<u32>() as usize % count);
+        chosen.map(|project| project.name.to_string()).unwrap_or_default()
+    }
+
+    /// Cells of the hour that differ, on all shards. [`DriftOutcome::Nothing`]: raw events of it may be gone.
     async fn cells(&self, project: &str, start: i64) -> Result<usize, DriftOutcome> {
-        let ask = AdmissionRequest { class: Class::AdHoc, project: project.to_owned(), deadline: None };
-        let mut cells = 0;
+        let ask = AdmissionRequest { class: Class::AdHoc, project: String::new(), deadline: None };
+        let is_old = start < now_ms().div_euclid(1_000) - SURELY_KEPT + HOUR;
+        let (mut cells, mut has_raw) = (0, !is_old);
         for shard in self.shards.iter() {
             let mut permit = self.store.admit(&ask).await.map_err(|_| DriftOutcome::NotAdmitted)?;
             let settings = permit.settings().into_iter();
             let client = settings.fold(shard.client(), |client, (name, value)| client.with_setting(name, value));
-            let compared = verify::verify_hour(&client, Hour { project, start }, self.settings.pause);
+            let compared = async {
+                // Zero where a shard has no raw events of the project at all.
+                let horizon = if is_old { verify::horizon_of(&client, project).await? } else { 0 };
+                if start < horizon {
+                    return Ok(None);
+                }
+                let report = verify::verify_hour(&client, Hour { project, start }, self.settings.pause).await?;
+                Ok::<_, RollupsError>(Some((report, horizon > 0)))
+            };
             let compared = tokio::time::timeout_at(permit.deadline(), compared).await;
             permit.finish(Verdict::Nothing);
             match compared {
-                Ok(Ok(report)) => cells += report.drifts.len(),
+                Ok(Ok(Some((report, has_more)))) => {
+                    cells += report.drifts.len();
+                    has_raw |= has_more;
+                }
+                Ok(Ok(None)) => return Err(DriftOutcome::Nothing),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "rollups were not compared with raw events");
                     return Err(DriftOutcome::Failed);
@@ -150,6 +200,6 @@ impl DriftWatch {
                 Err(_) => return Err(DriftOutcome::Failed),
             }
         }
-        Ok(cells)
+        if cells > 0 && !has_raw { Err(DriftOutcome::Nothing) } else { Ok(cells) }
     }
 }

@@ -89,35 +89,23 @@ fn of_unplannable(unplannable: &Unplannable) -> Problem {
 
 /// Reading that failed.
 pub fn of_read_error(error: ReadError) -> Problem {
-    let with = |status, code| Problem::new(status, code, error.to_string());
+    let with = |status| Problem::new(status, error.code(), error.to_string());
     match error {
-        ReadError::Unavailable => with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(2),
-        ReadError::LeftAlone { retry_after_s } => {
-            with(StatusCode::SERVICE_UNAVAILABLE, "unavailable").retry_after(retry_after_s)
-        }
-        ReadError::Overloaded { retry_after_s } => {
-            with(StatusCode::SERVICE_UNAVAILABLE, "overloaded").retry_after(retry_after_s)
-        }
-        ReadError::TenantBusy { retry_after_s } => {
-            with(StatusCode::TOO_MANY_REQUESTS, "too_many_queries").retry_after(retry_after_s)
-        }
-        ReadError::OutOfTime { retry_after_s } => {
-            with(StatusCode::GATEWAY_TIMEOUT, "timed_out").retry_after(retry_after_s)
-        }
-        ReadError::TooExpensive { limit } => {
-            with(StatusCode::UNPROCESSABLE_ENTITY, "too_expensive").with("limit", limit)
-        }
+        ReadError::Unavailable => with(StatusCode::SERVICE_UNAVAILABLE).retry_after(2),
+        ReadError::LeftAlone { retry_after_s } => with(StatusCode::SERVICE_UNAVAILABLE).retry_after(retry_after_s),
+        ReadError::Overloaded { retry_after_s } => with(StatusCode::SERVICE_UNAVAILABLE).retry_after(retry_after_s),
+        ReadError::TenantBusy { retry_after_s } => with(StatusCode::TOO_MANY_REQUESTS).retry_after(retry_after_s),
+        ReadError::OutOfTime { retry_after_s } => with(StatusCode::GATEWAY_TIMEOUT).retry_after(retry_after_s),
+        ReadError::TooExpensive { limit } => with(StatusCode::UNPROCESSABLE_ENTITY).with("limit", limit),
         ReadError::TooFewPoints { needed, given } => {
-            with(StatusCode::UNPROCESSABLE_ENTITY, "too_few_points").with("needed", needed).with("given", given)
+            with(StatusCode::UNPROCESSABLE_ENTITY).with("needed", needed).with("given", given)
         }
-        ReadError::TooManyEvents { events, limit, fitting_hours } => {
-            with(StatusCode::UNPROCESSABLE_ENTITY, "too_many_events")
-                .with("events", events)
-                .with("limit", limit)
-                .with("fitting_hours", fitting_hours)
-        }
-        ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT, "timed_out"),
-        ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+        ReadError::TooManyEvents { events, limit, fitting_hours } => with(StatusCode::UNPROCESSABLE_ENTITY)
+            .with("events", events)
+            .with("limit", limit)
+            .with("fitting_hours", fitting_hours),
+        ReadError::TimedOut => with(StatusCode::GATEWAY_TIMEOUT),
+        ReadError::Failed => with(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 

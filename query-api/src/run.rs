@@ -258,7 +258,8 @@ impl Watches {
             Some(every) => {
                 let metrics = DriftMetrics::register(&deps.registry)?;
                 let settings = DriftSettings { every, pause: PAUSE };
-                Some(DriftWatch::new(store.clone(), deps.shards.clone(), settings, metrics))
+                let (shards, control) = (deps.shards.clone(), deps.control.clone());
+                Some(DriftWatch::new(store.clone(), shards, control, settings, metrics))
             }
             None => None,
         };

@@ -174,7 +174,7 @@ pub async fn serve(
         let given = span.during(given).await;
         match &given {
             Ok((_, status)) => span.set("tallyhouse.cache", status.label()),
-            Err(error) => span.fail(error.to_string()),
+            Err(error) => span.fail(error.code()),
         }
         given
     };

@@ -8,18 +8,12 @@
 //!
 //! A single server is one shard. It is asked only whether it is one of several.
 
-use std::time::Duration;
-
-use clickhouse::{Client, Row};
-use serde::Deserialize;
+use clickhouse::Client;
 
 use crate::connection::Connection;
 use crate::error::StoreError;
-use crate::rollups::within;
-use crate::shards::Shards;
-
-/// A shard that takes longer to say who it is counts as away.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+use crate::rollups::is_replicated;
+use crate::shards::{ANSWER_WITHIN, Shards, recorded};
 
 /// A client of each, in order.
 #[derive(Clone)]
@@ -39,7 +33,7 @@ pub enum ShardsError {
         /// What happened.
         source: StoreError,
     },
-    /// Its own record says otherwise; 0: it has none.
+    /// Its own record says otherwise.
     #[error(
         "the server that CLICKHOUSE_URL lists as shard {listed} is shard {found} by its own record; list them in the order in which they were added"
     )]
@@ -48,6 +42,14 @@ pub enum ShardsError {
         listed: u32,
         /// What it is.
         found: u32,
+    },
+    /// A server without a record, which may have been emptied.
+    #[error(
+        "the server that CLICKHOUSE_URL lists as shard {number} has no record of its shard; `tallyhouse migrate up` with the same CLICKHOUSE_URL makes one"
+    )]
+    Unrecorded {
+        /// From 1.
+        number: u32,
     },
     /// The list leaves some out.
     #[error("the cluster has {known} shards, and CLICKHOUSE_URL lists {listed}; list all of them")]
@@ -60,13 +62,6 @@ pub enum ShardsError {
     /// The single server.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What a server has recorded.
-#[derive(Debug, Default, Row, Deserialize)]
-struct Record {
-    here: u32,
-    known: u64,
 }
 
 impl AllShards {
@@ -105,21 +100,35 @@ impl AllShards {
     pub async fn require(&self) -> Result<(), ShardsError> {
         let listed = self.count() as u64;
         if !self.is_cluster() {
-            let Record { known, .. } = recorded(&self.home).await?;
+            let known = recorded(&self.home).await?.known;
             return if known > 1 { Err(ShardsError::Unlisted { known, listed }) } else { Ok(()) };
         }
         for (number, client) in self.numbered() {
-            let answer = tokio::time::timeout(ANSWER_WITHIN, recorded(client)).await;
-            let answer = answer.unwrap_or(Err(StoreError::TimedOut));
-            let Record { here, known } = answer.map_err(|source| ShardsError::Away { number, source })?;
-            if here != number {
-                return Err(ShardsError::Misplaced { listed: number, found: here });
-            }
-            if known > listed {
-                return Err(ShardsError::Unlisted { known, listed });
+            let record = recorded(client).await.map_err(|source| ShardsError::Away { number, source })?;
+            match record.number() {
+                Some(found) if found != number => return Err(ShardsError::Misplaced { listed: number, found }),
+                Some(_) if record.known > listed => {
+                    return Err(ShardsError::Unlisted { known: record.known, listed });
+                }
+                Some(_) => {}
+                None => return Err(ShardsError::Unrecorded { number }),
             }
         }
         Ok(())
+    }
+
+    /// Whether the tables of any are replicated: each shard has macros of its own, or none. An error only where no other one says so.
+    pub async fn is_replicated(&self) -> Result<bool, ShardsError> {
+        let mut away = None;
+        for (number, client) in self.numbered() {
+            let answer = tokio::time::timeout(ANSWER_WITHIN, is_replicated(client)).await;
+            match answer.unwrap_or(Err(StoreError::TimedOut)) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(source) => away = away.or(Some(ShardsError::Away { number, source })),
+            }
+        }
+        away.map_or(Ok(false), Err)
     }
 }
 
@@ -127,16 +136,5 @@ impl From<Client> for AllShards {
     /// A single server.
     fn from(home: Client) -> Self {
         Self { home, others: Vec::new() }
-    }
-}
-
-async fn recorded(client: &Client) -> Result<Record, StoreError> {
-    let sql =
-        "SELECT toUInt32(maxIf(number, is_here = 1)) AS here, uniqExact(number) AS known FROM tallyhouse.shards FINAL";
-    match within(client.query(sql).fetch_one::<Record>()).await {
-        Ok(record) => Ok(record),
-        // No such table or database: a single server.
-        Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(Record::default()),
-        Err(error) => Err(error),
     }
 }

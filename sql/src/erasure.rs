@@ -35,8 +35,8 @@ const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_le
 /// How long mutations are waited for at once. They rewrite the parts of whole weeks, which may take hours.
 const MUTATED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Between warnings of mutations that fail.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+/// How long one that fails is waited for: it may succeed at ClickHouse's next attempt.
+const FAILING_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often what is left is deleted again.
 const PASSES: u32 = 5;
@@ -77,11 +77,11 @@ pub struct DayRows {
 
 /// How far a deletion is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deleted {
+pub enum DeletionProgress {
     /// No row is left.
-    All,
+    Done,
     /// ClickHouse is still at it: call again.
-    Underway,
+    Pending,
     /// The same, and its last attempt failed.
     Failing,
 }
@@ -225,8 +225,9 @@ pub async fn days(client: &Client, target: Target<'_>) -> Result<Vec<DayRows>, S
     within(client.query_raw(&sql).fetch_all::<DayRows>()).await
 }
 
-/// Deletes raw rows, and returns when none is left or after two minutes. They are on the disk until the parts that held them are removed.
-pub async fn delete_events(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
+/// Deletes raw rows, in up to five passes. Each waits for ClickHouse for up to two minutes, and ten seconds where it fails; then the others are
+/// left to the next call. Rows are on the disk until the parts that held them are removed.
+pub async fn delete_events(client: &Client, target: Target<'_>) -> Result<DeletionProgress, StoreError> {
     delete(client, "events", &target.events(), target.job).await
 }
 
@@ -236,21 +237,21 @@ pub async fn dead_letters(client: &Client, target: Target<'_>) -> Result<u64, St
 }
 
 /// The same of dead letters.
-pub async fn delete_dead_letters(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
+pub async fn delete_dead_letters(client: &Client, target: Target<'_>) -> Result<DeletionProgress, StoreError> {
     delete(client, "dead_letters", &target.dead_letters(), target.job).await
 }
 
-async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Result<Deleted, StoreError> {
+async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Result<DeletionProgress, StoreError> {
     for pass in 0..=PASSES {
         // Of the pass before, or of a call before.
         let mutated = mutated(client, table, job).await?;
-        if mutated != Deleted::All {
+        if mutated != DeletionProgress::Done {
             return Ok(mutated);
         }
         let sql = format!("SELECT DISTINCT _partition_id FROM tallyhouse.{table} WHERE {condition}");
         let partitions = within(client.query_raw(&sql).fetch_all::<String>()).await?;
         if partitions.is_empty() {
-            return Ok(Deleted::All);
+            return Ok(DeletionProgress::Done);
         }
         if pass == PASSES {
             break;
@@ -273,22 +274,24 @@ struct Mutations {
 }
 
 /// Waits until no mutation of a job is left to do, within bounds.
-async fn mutated(client: &Client, table: &str, job: &str) -> Result<Deleted, StoreError> {
-    let (until, mut warned) = (Instant::now() + MUTATED_WITHIN, None::<Instant>);
+async fn mutated(client: &Client, table: &str, job: &str) -> Result<DeletionProgress, StoreError> {
+    let (until, mut failing_since) = (Instant::now() + MUTATED_WITHIN, None::<Instant>);
     let sql = "SELECT countIf(NOT is_done) AS pending, anyIf(latest_fail_reason, NOT is_done AND latest_fail_reason != '') AS trouble \
                FROM system.mutations WHERE database = 'tallyhouse' AND table = {table:String} AND position(command, {job:String}) > 0";
     loop {
         let query = client.query(sql).param("table", table).param("job", job);
         let Mutations { pending, trouble } = within(query.fetch_one::<Mutations>()).await?;
         if pending == 0 {
-            return Ok(Deleted::All);
+            return Ok(DeletionProgress::Done);
         }
-        if !trouble.is_empty() && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        let now = Instant::now();
+        failing_since = (!trouble.is_empty()).then(|| failing_since.unwrap_or(now));
+        if failing_since.is_some_and(|since| now >= until || since + FAILING_WITHIN <= now) {
             tracing::warn!(table, job, pending, "a deletion is not carried out yet: see system.mutations");
-            warned = Some(Instant::now());
+            return Ok(DeletionProgress::Failing);
         }
-        if Instant::now() >= until {
-            return Ok(if trouble.is_empty() { Deleted::Underway } else { Deleted::Failing });
+        if now >= until {
+            return Ok(DeletionProgress::Pending);
         }
         sleep(POLL).await;
     }
@@ -327,15 +330,15 @@ pub async fn has_project(client: &Client, project: &str) -> Result<bool, StoreEr
 }
 
 /// Removes all that a project has in raw events, rollups and dead letters, table by table, each as [`delete_events`] does.
-pub async fn delete_project(client: &Client, project: &str) -> Result<Deleted, StoreError> {
+pub async fn delete_project(client: &Client, project: &str) -> Result<DeletionProgress, StoreError> {
     let condition = format!("project_id = {}", quoted(project));
     for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d", "dead_letters"] {
         let deleted = delete(client, table, &condition, &condition).await?;
-        if deleted != Deleted::All {
+        if deleted != DeletionProgress::Done {
             return Ok(deleted);
         }
     }
-    Ok(Deleted::All)
+    Ok(DeletionProgress::Done)
 }
 
 /// Empties the documents of a project's record, but for the version in force: the older ones have the random part of its key. Rows of

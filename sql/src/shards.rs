@@ -19,6 +19,7 @@
 //! before `migrate up` gives it one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clickhouse::{Client, Row};
 use rustls::ClientConfig;
@@ -27,6 +28,9 @@ use serde::Deserialize;
 use crate::connection::{BETWEEN_SERVERS, Connection, EVERYTHING};
 use crate::error::StoreError;
 use crate::rollups::within;
+
+/// A server that takes longer to say which shard it is counts as away.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between two shards of a list.
 const BETWEEN_SHARDS: char = ',';
@@ -205,20 +209,37 @@ pub async fn has_macros(server: &Connection) -> Result<bool, StoreError> {
     Ok(within(server.server().query(sql).fetch_one::<u64>()).await? == 2)
 }
 
-/// The number that a server has by its own record; `None`: it has none.
-pub async fn number_of(server: &Client) -> Result<Option<u32>, StoreError> {
-    let sql = "SELECT number FROM tallyhouse.shards FINAL WHERE is_here = 1 ORDER BY number LIMIT 1";
-    match within(server.query(sql).fetch_all::<u32>()).await {
-        Ok(numbers) => Ok(numbers.first().copied()),
-        // No such table or database.
-        Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(None),
-        Err(error) => Err(error),
+/// What a server has recorded of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Row, Deserialize)]
+pub(crate) struct ShardRecord {
+    /// 0 where there is none.
+    here: u32,
+    /// How many shards it knows.
+    pub(crate) known: u64,
+}
+
+impl ShardRecord {
+    /// The server's own number.
+    pub(crate) fn number(self) -> Option<u32> {
+        (self.here != 0).then_some(self.here)
     }
 }
 
-/// How many shards a server knows.
-async fn known(server: &Client) -> Result<u64, StoreError> {
-    within(server.query("SELECT uniqExact(number) FROM tallyhouse.shards").fetch_one::<u64>()).await
+/// Asks a server for its record, which is empty on a single server.
+pub(crate) async fn recorded(server: &Client) -> Result<ShardRecord, StoreError> {
+    let sql =
+        "SELECT toUInt32(maxIf(number, is_here = 1)) AS here, uniqExact(number) AS known FROM tallyhouse.shards FINAL";
+    let answer = within(server.query(sql).fetch_one::<ShardRecord>());
+    match tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or(Err(StoreError::TimedOut)) {
+        // No such table or database.
+        Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(ShardRecord::default()),
+        answer => answer,
+    }
+}
+
+/// The number that a server has by its own record; `None`: it has none.
+pub async fn number_of(server: &Client) -> Result<Option<u32>, StoreError> {
+    Ok(recorded(server).await?.number())
 }
 
 /// When the last shard was added, in milliseconds since 1970.
@@ -230,12 +251,10 @@ pub async fn last_added(server: &Client) -> Result<i64, StoreError> {
 /// Compares a server's number, and how many shards it knows, with the list's. One that does not know of a shard that was added does not know either
 /// since when ids may be on another one.
 pub async fn require(server: &Connection, (listed, count): (u32, usize)) -> Result<(), MisplacedError> {
-    let client = server.client();
-    match number_of(&client).await? {
-        Some(found) if found == listed => match known(&client).await? {
-            known if known >= count as u64 => Ok(()),
-            _ => Err(MisplacedError::Unrecorded { url: server.url.clone() }),
-        },
+    let record = recorded(&server.client()).await?;
+    match record.number() {
+        Some(found) if found == listed && record.known >= count as u64 => Ok(()),
+        Some(found) if found == listed => Err(MisplacedError::Unrecorded { url: server.url.clone() }),
         Some(found) => Err(MisplacedError::OtherShard { url: server.url.clone(), found, listed }),
         None => Err(MisplacedError::Unrecorded { url: server.url.clone() }),
     }

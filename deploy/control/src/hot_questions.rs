@@ -13,7 +13,7 @@ const PER_PROJECT: u32 = 32;
 /// Questions in all at most.
 const IN_ALL: u32 = 256;
 
-/// A question, and whose.
+/// A question and its project.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Row, Deserialize)]
 pub struct HotQuestion {
     #[serde(rename = "project_id")]

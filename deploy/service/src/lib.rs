@@ -21,6 +21,7 @@ mod log_file;
 pub mod memory;
 pub mod metrics;
 pub mod observe;
+mod per_second;
 pub mod private_file;
 pub mod probe;
 pub mod rate_limit;

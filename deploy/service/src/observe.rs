@@ -20,38 +20,35 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 
-use crate::clock::steady_ms;
 use crate::http::Problem;
 use crate::metrics::http::{ListenerRequests, Measured};
-use crate::trace::{RequestEnd, RequestTrace, Trace, Tracer};
+use crate::per_second::PerSecond;
+use crate::trace::{RequestEnd, RequestTrace, SLOW, Trace, Tracer};
 
 const TRACEPARENT: &str = "traceparent";
-
-/// Slower requests have a line each: the service level of a query's p95.
-const SLOW: Duration = Duration::from_secs(2);
 
 /// Of requests that are neither failed nor slow, one in so many has a line.
 const SAMPLED: u64 = 100;
 
 /// Lines about requests that failed or were slow in a second, at most.
-const LINES_A_SECOND: u64 = 50;
+const LINES_A_SECOND: u32 = 50;
 
 /// The same of sampled ones.
-const SAMPLES_A_SECOND: u64 = 10;
+const SAMPLES_A_SECOND: u32 = 10;
 
 /// What sees them.
 #[derive(Debug)]
 pub struct Observer {
     requests: ListenerRequests,
     ended: AtomicU64,
-    lines: Written,
-    samples: Written,
+    lines: PerSecond,
+    samples: PerSecond,
     tracer: Option<Tracer>,
 }
 
 impl Observer {
     pub fn new(requests: ListenerRequests) -> Self {
-        let (lines, samples) = (Written::at_most(LINES_A_SECOND), Written::at_most(SAMPLES_A_SECOND));
+        let (lines, samples) = (PerSecond::at_most(LINES_A_SECOND), PerSecond::at_most(SAMPLES_A_SECOND));
         Self { requests, ended: AtomicU64::new(0), lines, samples, tracer: None }
     }
 
@@ -82,7 +79,7 @@ impl Observer {
             Reason::Failed | Reason::Slow => &self.lines,
             Reason::Sampled => &self.samples,
         };
-        if !written.may_write(steady_ms().div_euclid(1_000)) {
+        if !written.takes() {
             self.requests.line_left_out();
             return;
         }
@@ -113,28 +110,6 @@ impl Reason {
             Self::Slow => "slow",
             Self::Sampled => "sampled",
         }
-    }
-}
-
-/// Lines of the current second. Two that see a new second at once may write one more.
-#[derive(Debug)]
-struct Written {
-    most: u64,
-    second: AtomicU64,
-    lines: AtomicU64,
-}
-
-impl Written {
-    const fn at_most(most: u64) -> Self {
-        Self { most, second: AtomicU64::new(0), lines: AtomicU64::new(0) }
-    }
-
-    fn may_write(&self, second: i64) -> bool {
-        let second = second.unsigned_abs();
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.lines.store(0, Ordering::Relaxed);
-        }
-        self.lines.fetch_add(1, Ordering::Relaxed) < self.most
     }
 }
 
@@ -289,12 +264,5 @@ mod tests {
         let family = families.iter().find(|one| one.name() == "tallyhouse_http_requests_total").unwrap();
         let labels: Vec<&str> = family.get_metric()[0].get_label().iter().map(|label| label.value()).collect();
         assert_eq!((family.get_metric().len(), labels.join(" ")), (1, "test GET / 500".to_owned()));
-    }
-
-    #[test]
-    fn lines_are_bounded_in_each_second() {
-        let written = Written::at_most(LINES_A_SECOND);
-        let count = |second| (0..200).filter(|_| written.may_write(second)).count() as u64;
-        assert_eq!((count(7), count(7), count(8)), (LINES_A_SECOND, 0, LINES_A_SECOND));
     }
 }

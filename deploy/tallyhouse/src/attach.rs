@@ -5,16 +5,20 @@ use std::time::Duration;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_service::metrics::Registry;
 use tallyhouse_sql::{Connection, Shards};
+use tokio::time::Instant;
 
 use crate::accounts::keeper::Keeper;
 use crate::config::Config;
-use crate::data_folder::{DataFolder, Part};
+use crate::data_folder::{DataFolder, DataFolderError, Part};
 use crate::engine::{self, Engine, EngineOptions};
 use crate::telemetry::Metrics;
 use crate::up::{self, UpError};
 
 /// How long a running one may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the process that has the folder is waited for: it may be starting its ClickHouse, or starting it again with other accounts.
+const UP_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long one that was started for a command may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -59,16 +63,22 @@ pub async fn attach_or_make(config: &Config, env: &dyn Env) -> Result<Attached, 
         tls: None,
     };
     let writer_on = |port| user(port, "writer", options.credentials.writer.expose());
-    // `up` may have been told another port than this command.
-    for port in [Some(options.http_port), engine::last_http_port(&config.data)].into_iter().flatten() {
-        let writer = writer_on(port);
-        if answers(&writer).await {
-            let reader = user(port, "reader", options.credentials.reader.expose());
-            return Ok(Attached { shards: writer.clone().into(), writer, reader, engine: None, data: None });
+    let deadline = Instant::now() + UP_WITHIN;
+    let data = loop {
+        // `up` may have been told another port than this command.
+        for port in [Some(options.http_port), engine::last_http_port(&config.data)].into_iter().flatten() {
+            let writer = writer_on(port);
+            if answers(&writer).await {
+                let reader = user(port, "reader", options.credentials.reader.expose());
+                return Ok(Attached { shards: writer.clone().into(), writer, reader, engine: None, data: None });
+            }
         }
-    }
+        match DataFolder::open(&config.data, &[Part::Engine]).await {
+            Err(DataFolderError::InUse { .. }) if Instant::now() < deadline => {}
+            opened => break opened?,
+        }
+    };
     let writer = writer_on(options.http_port);
-    let data = DataFolder::open(&config.data, &[Part::Engine]).await?;
     options.accounts = Keeper::open(&config.data, &writer).accounts();
     run(options, data).await
 }

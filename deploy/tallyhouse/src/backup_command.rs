@@ -178,7 +178,7 @@ fn report_for_people(restored: &Restored) -> String {
     for position in kafka.iter().filter(|back| back.is_anew).map(|back| &back.position) {
         let Position { topic, partition, .. } = position;
         text += &format!(
-            "partition {partition} of {topic} was made anew since the backup: it is read from its beginning\n"
+            "partition {partition} of {topic} ends before what the backup noted (it was made anew, or is another one): it is read from half an hour before the backup on\n"
         );
     }
     let sum = |of: fn(&tallyhouse_ingest::kafka::positions::Returned) -> i64| kafka.iter().map(of).sum::<i64>();

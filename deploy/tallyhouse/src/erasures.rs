@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tallyhouse_control::audit::{self, Done};
-use tallyhouse_control::privacy::erasure::{Erasure, ErasureError, Erasures, Person, Request};
+use tallyhouse_control::privacy::erasure::{Erasure, ErasureError, Erasures, Person, Request, refuse_replicated};
 use tallyhouse_control::privacy::feed;
 use tallyhouse_control::privacy::hash_key::InstallationKey;
 use tallyhouse_control::privacy::report::{self, BadReport};
@@ -22,7 +22,6 @@ use tallyhouse_service::clock::now_ms;
 use tallyhouse_service::env::{ConfigError, Env};
 use tallyhouse_sql::AllShards;
 use tallyhouse_sql::erasure as rows;
-use tallyhouse_sql::rollups::is_replicated;
 use tokio::sync::Mutex;
 
 use crate::attach::Attached;
@@ -83,9 +82,7 @@ impl Eraser {
     pub async fn new(attached: &Attached, config: &Config, env: &dyn Env) -> Result<Self, EraseError> {
         let key = key(config, env)?;
         let shards = AllShards::of(&attached.shards);
-        if is_replicated(shards.home()).await? {
-            return Err(ErasureError::Replicated.into());
-        }
+        refuse_replicated(&shards).await?;
         let store = ControlStore::new(&attached.reader, Some(&attached.writer));
         let control = Control::for_command(&attached.reader, &attached.writer);
         control.refresh().await?;

@@ -12,7 +12,8 @@
 //! * consumers run: they would write over the offsets, and are named;
 //! * Kafka has removed records since: the group goes to the first that is there, and the caller says how many are missing;
 //! * partitions that were added since: they are read from their beginning;
-//! * a topic that was made anew, so that it ends before what was noted: it is read from its beginning, and the caller says so;
+//! * a topic that ends before what was noted: it was made anew, is that of another Kafka, or a broker lost its end. It is read from shortly before the
+//!   backup on, by the time of its records, and the caller says so: one that was made anew has no older ones, and of others the tables have them;
 //! * a topic that is gone: the caller says so;
 //! * a backup that was made without Kafka: refused, else everything that Kafka has would be read again, and what is older than the deduplication
 //!   window be counted twice.
@@ -32,6 +33,10 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// The session of a consumer ([`Brokers::consumer`]), and a moment.
 const GONE_WITHIN: Duration = Duration::from_secs(15);
 
+/// How much older than the backup records may be that it has not: as long as a producer tries, and clocks differ. Less than the shortest
+/// deduplication window, which knows the ids of those that it has.
+const OLDER_BY_MS: i64 = 1_800_000;
+
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A partition, and the first offset of it that may not be stored.
@@ -50,7 +55,7 @@ pub struct Returned {
     pub missing: i64,
     /// Records that come again.
     pub replayed: i64,
-    /// It ends before what was noted, so it is another one of the same name.
+    /// It ends before what was noted, so its offsets are others: it is read by time.
     pub is_anew: bool,
 }
 
@@ -122,13 +127,33 @@ fn require_known(topics: &[(String, i32)], to: &[PartitionPosition]) -> Result<(
     }
 }
 
-/// Where a partition is read on that has these records, and what was noted of it.
-fn returned(topic: &str, partition: i32, noted: Option<i64>, (first, end): (i64, i64)) -> Returned {
+/// Where a partition is read on that has these records, and what was noted of it. `by_time`: its first offset since shortly before the backup.
+fn returned(
+    topic: &str,
+    partition: i32,
+    noted: Option<i64>,
+    (first, end): (i64, i64),
+    by_time: impl FnOnce() -> Result<i64, KafkaError>,
+) -> Result<Returned, KafkaError> {
     let is_anew = noted.is_some_and(|noted| noted > end);
-    let wanted = noted.filter(|_| !is_anew).unwrap_or(first);
+    let wanted = match noted {
+        Some(_) if is_anew => by_time()?.clamp(first, end),
+        Some(noted) => noted,
+        None => first,
+    };
     let next = wanted.max(first);
     let position = PartitionPosition { topic: topic.to_owned(), partition, next };
-    Returned { position, missing: next - wanted, replayed: end - next, is_anew }
+    Ok(Returned { position, missing: next - wanted, replayed: end - next, is_anew })
+}
+
+/// The first offset whose record is not older than a time, in milliseconds since 1970; `end` when all are.
+fn first_since(reader: &BaseConsumer, topic: &str, partition: i32, since: i64, end: i64) -> Result<i64, KafkaError> {
+    let mut times = TopicPartitionList::new();
+    times.add_partition_offset(topic, partition, Offset::Offset(since))?;
+    let found = reader.offsets_for_times(times, ASK_WITHIN)?;
+    let Some(element) = found.find_partition(topic, partition) else { return Ok(end) };
+    element.error()?;
+    Ok(element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(end))
 }
 
 /// Fails when somebody still reads as the group after the time in which Kafka notices that a consumer was killed. Blocking.
@@ -147,12 +172,13 @@ fn refuse_members(brokers: &Brokers, group: &str) -> Result<(), GoBackError> {
     }
 }
 
-/// Commits the group to these positions, so that its consumers read from there on. Blocking.
+/// Commits the group to these positions, so that its consumers read from there on. `as_of_ms`: the time of the backup. Blocking.
 pub fn go_back(
     brokers: &Brokers,
     group: &str,
     rules: &TopicRules,
     to: &[PartitionPosition],
+    as_of_ms: i64,
 ) -> Result<Vec<Returned>, GoBackError> {
     refuse_members(brokers, group)?;
     let reader: BaseConsumer = brokers.observer(group).create()?;
@@ -163,7 +189,8 @@ pub fn go_back(
         for partition in 0..partitions {
             let noted = to.iter().find(|noted| noted.topic == topic && noted.partition == partition);
             let watermarks = reader.fetch_watermarks(&topic, partition, ASK_WITHIN)?;
-            let back = self::returned(&topic, partition, noted.map(|noted| noted.next), watermarks);
+            let by_time = || first_since(&reader, &topic, partition, as_of_ms - OLDER_BY_MS, watermarks.1);
+            let back = self::returned(&topic, partition, noted.map(|noted| noted.next), watermarks, by_time)?;
             list.add_partition_offset(&topic, partition, Offset::Offset(back.position.next))?;
             returned.push(back);
         }
@@ -180,15 +207,23 @@ mod tests {
 
     #[test]
     fn a_partition_goes_back_to_what_was_noted_or_to_its_beginning() {
-        let back = |noted, watermarks| {
-            let Returned { position, missing, replayed, is_anew } = returned("t", 0, noted, watermarks);
+        let back_by_time = |noted, watermarks, since| {
+            let Returned { position, missing, replayed, is_anew } =
+                returned("t", 0, noted, watermarks, || Ok(since)).unwrap();
             (position.next, missing, replayed, is_anew)
         };
+        let back = |noted, watermarks| back_by_time(noted, watermarks, 0);
         assert_eq!(back(Some(7), (5, 9)), (7, 0, 2, false));
         assert_eq!(back(Some(9), (5, 9)), (9, 0, 0, false));
         assert_eq!(back(Some(3), (5, 9)), (5, 2, 4, false), "Kafka has removed two");
         assert_eq!(back(None, (5, 9)), (5, 0, 4, false), "added since");
         assert_eq!(back(Some(10), (0, 4)), (0, 0, 4, true), "made anew");
+        assert_eq!(
+            back_by_time(Some(10), (0, 4), 3),
+            (3, 0, 1, true),
+            "another Kafka, with records of before the backup"
+        );
+        assert_eq!(back_by_time(Some(10), (2, 4), 4), (4, 0, 0, true), "all are of before");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod options;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use tallyhouse_schema::body::Layout;
+use tallyhouse_service::trace::Trace;
 
 pub use error::RequestError;
 pub use options::{IngestOptions, Wait};
@@ -13,11 +14,9 @@ pub use options::{IngestOptions, Wait};
 /// The header that carries a request's trace, through Kafka as well, as W3C writes it.
 pub const TRACE_HEADER: &str = "traceparent";
 
-/// The request's trace, if it is one as W3C writes it: it goes into a header of every record.
+/// The request's trace, if it is one as W3C writes it: it goes into a header of every record. Of versions to come, what this one has.
 pub fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(TRACE_HEADER)?.to_str().ok()?;
-    let is_trace = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    is_trace.then(|| value.to_owned())
+    headers.get(TRACE_HEADER)?.to_str().ok().and_then(Trace::read).map(Trace::traceparent)
 }
 
 /// How events are laid out, from `Content-Type`. None, and what `curl -d` and browsers' beacons send, is JSON.

@@ -284,8 +284,9 @@ impl<P: Partition> Worker<P> {
         let (committer, next, started) = (Arc::clone(&self.committer), closed.last + 1, Instant::now());
         let (suppressions, judged, has_erased) =
             (self.common.suppressions.clone(), closed.judged, !closed.erased.is_empty());
+        let topic = self.project.is_none().then(|| partition.topic().to_owned());
         running.spawn(async move {
-            let refused = traced::store(&committer, closed).await?;
+            let refused = traced::store(&committer, closed, topic).await?;
             // An erasure does not wait for ever for who stores nothing: it looks again when it hears of this. So it does when an earlier
             // attempt may have stored what was left out now.
             if has_erased || suppressions.load().version() != judged {

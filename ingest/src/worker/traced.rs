@@ -51,22 +51,22 @@ impl Senders {
     }
 }
 
-/// Stores a batch, in the traces of its records.
+/// Stores a batch, in the traces of its records. `topic`: what they say of where it came from; not a project's own, which has its name.
 pub(super) async fn store<P: Partition>(
     committer: &BatchCommitter<P>,
     mut closed: Closed,
+    topic: Option<String>,
 ) -> Result<Vec<RefusedRecord>, Lost> {
     let senders = std::mem::take(&mut closed.senders);
     let Some(traced) = committer.store.tracer.as_ref().map(|tracer| begun(tracer, senders)) else {
         return committer.store_batch(closed).await;
     };
     let partition = i64::from(committer.partition.number().unwrap_or(-1));
-    let attributes: [(&str, Attribute); 4] = [
-        ("messaging.destination.name", committer.partition.topic().to_owned().into()),
+    let mut attributes: Vec<(&str, Attribute)> = vec![
         ("messaging.destination.partition.id", partition.into()),
         ("messaging.batch.message_count", closed.rows.into()),
-        ("tallyhouse.token", closed.token.clone().into()),
     ];
+    attributes.extend(topic.map(|topic| ("messaging.destination.name", topic.into())));
     let stored = traced.scope(Box::pin(committer.store_batch(closed))).await;
     traced.end("store", &attributes);
     stored

@@ -15,7 +15,7 @@ use crate::admission::Class;
 /// Answers that are watched.
 const WATCHED: usize = 256;
 
-/// The hottest, which are worth refreshing beforehand.
+/// The hottest, which are worth refreshing beforehand. After a restart those of each project count, however hot those of others are.
 const HOTTEST: usize = 128;
 
 /// Hits in about the last two minutes from which an answer is hot.
@@ -101,7 +101,7 @@ impl HotKeys {
             request: hot.request.clone(),
             last_ms: hot.last_ms,
         };
-        watched.hottest().map(asked).collect()
+        watched.hottest().take(HOTTEST).map(asked).collect()
     }
 
     /// The questions of dashboards among them, hottest first: what is worth asking after a restart.
@@ -120,7 +120,7 @@ impl Watched {
     fn hottest(&self) -> impl Iterator<Item = (&Key, &HotEntry)> {
         let mut hot: Vec<_> = self.answers.iter().filter(|(_, hot)| hot.is_hot()).collect();
         hot.sort_by_key(|(_, hot)| std::cmp::Reverse(hot.hits));
-        hot.into_iter().take(HOTTEST)
+        hot.into_iter()
     }
 
     fn fade(&mut self, now_ms: i64) {
@@ -167,6 +167,23 @@ mod tests {
         )
     }
 
+    /// One of a dashboard.
+    fn dashboard(number: i64) -> (Key, CacheRequest) {
+        let daily = crate::plan::DailyPlan {
+            date: String::new(),
+            zone: crate::time::Zone::utc(),
+            rollup: tallyhouse_schema::Rollup::Minute,
+            previous_from: 0,
+            previous_to: 60,
+            previous_rollup: tallyhouse_schema::Rollup::Minute,
+            from: 60,
+            to: 120,
+            complete: false,
+        };
+        let (key, realtime) = request(number);
+        (key, CacheRequest { plan: Arc::new(Plan::Daily(daily)), ..realtime })
+    }
+
     fn touch(hot_keys: &HotKeys, number: i64, times: usize) {
         let (key, request) = request(number);
         (0..times).for_each(|_| hot_keys.touch(&key, &request, 60_000));
@@ -188,23 +205,27 @@ mod tests {
     fn questions_of_dashboards_are_kept_with_their_project() {
         let hot_keys = HotKeys::default();
         let (key, realtime) = request(1);
-        let daily = crate::plan::DailyPlan {
-            date: String::new(),
-            zone: crate::time::Zone::utc(),
-            rollup: tallyhouse_schema::Rollup::Minute,
-            previous_from: 0,
-            previous_to: 60,
-            previous_rollup: tallyhouse_schema::Rollup::Minute,
-            from: 60,
-            to: 120,
-            complete: false,
-        };
         (0..9).for_each(|_| hot_keys.touch(&key, &realtime, 60_000));
         assert_eq!(hot_keys.questions(60_000), [], "it is asked for all the time");
-        let dashboard = CacheRequest { plan: Arc::new(Plan::Daily(daily)), ..realtime };
+        let (_, dashboard) = dashboard(1);
         hot_keys.touch(&key, &dashboard, 60_000);
         let [kept] = &hot_keys.questions(60_000)[..] else { panic!("one question") };
         assert_eq!((&*kept.project, Asked::read(&kept.question).as_ref()), ("p", dashboard.asked.as_deref()));
+    }
+
+    #[test]
+    fn questions_of_a_quiet_project_are_kept_beside_those_of_a_loud_one() {
+        let hot_keys = HotKeys::default();
+        hot_keys.hottest(60_000);
+        (0..HOTTEST as i64 + 10).for_each(|number| touch(&hot_keys, number, 100));
+        let (_, dashboard) = dashboard(1_000);
+        let scope = Scope::for_test("quiet");
+        let key = Key::of(&scope, &dashboard.name, Generation::Process { all: 0, project: 0 }).unwrap();
+        let quiet = CacheRequest { scope, ..dashboard };
+        (0..4).for_each(|_| hot_keys.touch(&key, &quiet, 60_000));
+        let questions = hot_keys.questions(60_000);
+        assert_eq!(questions.iter().map(|kept| &*kept.project).collect::<Vec<_>>(), ["quiet"]);
+        assert_eq!(hot_keys.hottest(60_000).len(), HOTTEST);
     }
 
     #[test]

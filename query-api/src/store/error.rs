@@ -73,6 +73,20 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// A name of the kind of error, without figures.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable | Self::LeftAlone { .. } => "unavailable",
+            Self::Overloaded { .. } => "overloaded",
+            Self::TenantBusy { .. } => "too_many_queries",
+            Self::OutOfTime { .. } | Self::TimedOut => "timed_out",
+            Self::TooExpensive { .. } => "too_expensive",
+            Self::TooManyEvents { .. } => "too_many_events",
+            Self::TooFewPoints { .. } => "too_few_points",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Whether it is the question that cannot be answered, whenever it is asked of the same data.
     pub const fn is_of_the_question(self) -> bool {
         match self {

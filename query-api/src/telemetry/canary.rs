@@ -51,7 +51,7 @@ impl CanaryMetrics {
             turns,
             newest: registry.gauge(
                 "tallyhouse_canary_newest_timestamp_seconds",
-                "When the newest canary event that the rollups have was sent, in seconds since 1970; before the first, when the process began",
+                "When the newest canary event that the rollups have was sent, in seconds since 1970; before the first, 15 minutes before the process looked for one, and 0 until it has looked",
             )?,
         })
     }
@@ -70,6 +70,13 @@ impl CanaryMetrics {
 
     pub fn fresh_after(&self, took: Duration) {
         self.freshness.observe(took.as_secs_f64());
+    }
+
+    /// There is none that was sent since, in milliseconds since 1970. The newest may be known already.
+    pub fn none_sent_since(&self, since_ms: i64) {
+        if self.newest.get() == 0 {
+            self.newest_sent_at(since_ms);
+        }
     }
 
     /// In milliseconds since 1970.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tallyhouse_control::kind::CANARY_PROJECT;
+use tallyhouse_control::{Control, FixedKeys};
 use tallyhouse_query_api::admission::Policy;
 use tallyhouse_query_api::drift::{DriftSettings, DriftWatch};
 use tallyhouse_query_api::store::Store;
@@ -54,7 +55,8 @@ async fn an_hour_that_differs_is_told_until_it_is_mended() {
     let reader = engine().await.reader();
     let store = Store::new(reader.client(), Policy::for_total(4), metrics);
     let settings = DriftSettings { every: Duration::from_secs(600), pause: Duration::from_millis(50) };
-    let mut watch = DriftWatch::new(store, reader.into(), settings, DriftMetrics::register(&registry).unwrap());
+    let (control, drifts) = (Control::fixed(FixedKeys::default()), DriftMetrics::register(&registry).unwrap());
+    let mut watch = DriftWatch::new(store, reader.into(), control, settings, drifts);
     let shown = |name: &str, outcome: &str| {
         let families = registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap();
@@ -66,23 +68,27 @@ async fn an_hour_that_differs_is_told_until_it_is_mended() {
     };
     let hour = jiff::Timestamp::now().as_second() / 3_600 * 3_600 - 7_200;
     // In raw, and in no rollup.
+    let before = hour - 3_600;
     let insert = format!(
         "INSERT INTO tallyhouse.events (project_id, event_id, event_type, ts, original_ts, received_at, retention_days) \
-         SELECT '{project}', 'e', 'a', toDateTime64({hour}, 3), toDateTime64({hour}, 3), now64(3), 730"
+         SELECT '{project}', toString(at), 'a', toDateTime64(at, 3), toDateTime64(at, 3), now64(3), 730 \
+         FROM (SELECT arrayJoin([{before}, {hour}]) AS at)"
     );
     execute(&writer, &insert).await.unwrap();
     watch.look(project.clone(), hour).await;
     assert!(shown("tallyhouse_rollup_drifted_cells", "") >= 2.0);
     assert_eq!(shown("tallyhouse_rollup_checks_total", "drifted"), 1.0);
+    watch.look(project.clone(), before).await;
+    assert_eq!(shown("tallyhouse_rollup_checks_total", "drifted"), 2.0);
     watch.look(project.clone(), hour + 3_600).await;
     assert_eq!(shown("tallyhouse_rollup_checks_total", "clean"), 1.0, "the hour after it is as it should be");
     let delete =
         format!("ALTER TABLE tallyhouse.events DELETE WHERE project_id = '{project}' SETTINGS mutations_sync = 1");
     execute(&writer, &delete).await.unwrap();
-    watch.look(project, hour).await;
-    assert_eq!(shown("tallyhouse_rollup_drifted_cells", ""), 0.0);
-    // Whichever project of the last hours it is.
+    // Both, and whichever project of the last hours it is.
     watch.turn().await;
+    assert!(shown("tallyhouse_rollup_checks_total", "clean") >= 3.0);
+    assert_eq!(shown("tallyhouse_rollup_drifted_cells", ""), 0.0);
     for trouble in ["failed", "not_admitted"] {
         assert_eq!(shown("tallyhouse_rollup_checks_total", trouble), 0.0, "{trouble}");
     }

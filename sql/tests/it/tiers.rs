@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tallyhouse::rollups;
 use tallyhouse_sql::Connection;
-use tallyhouse_sql::erasure::{self, Deleted, Id, Target};
+use tallyhouse_sql::erasure::{self, DeletionProgress, Id, Target};
 use tallyhouse_sql::migrations::{ALL, Rendering};
 use tallyhouse_sql::rollups::rebuild::{self, Options};
 use tallyhouse_sql::tiers::{self, Tiers};
@@ -59,7 +59,7 @@ async fn events_move_by_age_and_are_erased_rebuilt_and_expire_where_they_are() {
     // A person.
     let target = Target { project: "shop", job: "erasure-1", before: tallyhouse_service::clock::now_ms() };
     erasure::name(&client, target.job, &[Id::User("u1".to_owned())]).await.unwrap();
-    assert_eq!(erasure::delete_events(&client, target).await.unwrap(), Deleted::All);
+    assert_eq!(erasure::delete_events(&client, target).await.unwrap(), DeletionProgress::Done);
     let left = "1 days: default 30, 10 days: warm 30, 40 days: cold 30";
     assert_eq!(ask(&writer, "SELECT uniqExact(user_id) FROM tallyhouse.events").await.unwrap(), "3");
     eventually("the others stayed where they were", async || parts(&writer, "shop").await == left).await;

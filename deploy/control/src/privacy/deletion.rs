@@ -13,13 +13,13 @@
 
 use futures_util::future::join_all;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_sql::erasure::{self as rows, Deleted};
+use tallyhouse_sql::erasure::{self as rows, DeletionProgress};
 
 use super::documents::{
     DELETION, DeletionDocument, DeletionStep, EVERYBODY, Subject, SubjectKind, SuppressionDocument,
 };
-use super::runner::{Runner, StepError};
-use super::steps::files;
+use super::runner::{Runner, StepError, StepOutcome};
+use super::steps::{FAILING, files};
 use crate::kind::Kind;
 use crate::records::ProjectDocument;
 use crate::snapshot::Snapshot;
@@ -35,6 +35,7 @@ pub(crate) async fn request(store: &ControlStore, project: &str, by: &str) -> Re
         replaced_at: 0,
         replaced_at_others: Vec::new(),
         files_left: 0,
+        problem: None,
     };
     for (kind, name, document) in [
         (Kind::Suppression, EVERYBODY, serde_json::to_string(&everybody)),
@@ -82,25 +83,30 @@ pub(super) fn open(snapshot: &Snapshot) -> Vec<OpenDeletion> {
 
 impl Runner {
     /// Takes a deletion as far as it goes.
-    pub(super) async fn delete_project(&self, OpenDeletion { project, job }: OpenDeletion) -> Result<(), StepError> {
+    pub(super) async fn delete_project(
+        &self,
+        OpenDeletion { project, job }: OpenDeletion,
+    ) -> Result<StepOutcome, StepError> {
         let Some((mut version, mut job)) = job else {
             tracing::warn!(project, "a project was marked as deleted, and its deletion was not recorded");
             request(&self.store, &project, "privacy").await?;
             // It is found at the next look.
             self.control.refresh().await?;
-            return Ok(());
+            return Ok(StepOutcome::Idle);
         };
         let project = project.as_str();
-        self.shards.require().await?;
         if job.state == DeletionStep::Deleting {
+            self.require_deletable().await?;
             self.confirmed().await?;
-            let deleting = self.shards.iter().map(|client| rows::delete_project(client, project));
-            // What is deleted on one is not kept waiting by another one.
-            for (number, deleted) in (1..).zip(join_all(deleting).await) {
-                if deleted.map_err(|error| self.on_shard(number, error.into()))? != Deleted::All {
-                    // It goes on at the next look; meanwhile others have their turn.
-                    return Ok(());
-                }
+            let outcome = self.delete_rows(project).await?;
+            let problem = (outcome == StepOutcome::DeletionFails).then(|| FAILING.to_owned());
+            if job.problem != problem {
+                job.problem = problem;
+                version = self.write_deletion(project, version, &job).await?;
+            }
+            if outcome != StepOutcome::Advanced {
+                // Meanwhile others have their turn.
+                return Ok(outcome);
             }
             rows::empty_documents(self.shards.home(), project).await?;
             let mut replaced_at = Vec::new();
@@ -112,6 +118,8 @@ impl Runner {
             job.replaced_at_others = replaced_at.collect();
             job.state = DeletionStep::RemovingFiles;
             version = self.write_deletion(project, version, &job).await?;
+        } else {
+            self.shards.require().await?;
         }
         let since = std::iter::once(&job.replaced_at).chain(&job.replaced_at_others).copied();
         let (mut is_over, mut left) = (true, 0);
@@ -126,7 +134,21 @@ impl Runner {
             self.write_deletion(project, version, &job).await?;
             tracing::info!(project, "a project is deleted");
         }
-        Ok(())
+        Ok(StepOutcome::Idle)
+    }
+
+    /// What is deleted on one shard is not kept waiting by another one.
+    async fn delete_rows(&self, project: &str) -> Result<StepOutcome, StepError> {
+        let deleting = self.shards.iter().map(|client| rows::delete_project(client, project));
+        let mut outcome = StepOutcome::Advanced;
+        for (number, deleted) in (1..).zip(join_all(deleting).await) {
+            match deleted.map_err(|error| self.on_shard(number, error.into()))? {
+                DeletionProgress::Failing => outcome = StepOutcome::DeletionFails,
+                DeletionProgress::Pending if outcome == StepOutcome::Advanced => outcome = StepOutcome::Deleting,
+                DeletionProgress::Pending | DeletionProgress::Done => {}
+            }
+        }
+        Ok(outcome)
     }
 
     async fn write_deletion(&self, project: &str, replaces: u32, job: &DeletionDocument) -> Result<u32, StepError> {

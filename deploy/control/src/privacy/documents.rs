@@ -229,6 +229,9 @@ pub struct DeletionDocument {
     pub replaced_at_others: Vec<u64>,
     #[serde(default)]
     pub files_left: u64,
+    /// Why it does not go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// How far a deletion is.

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use tallyhouse_schema::limits::MAX_USER_CHARS;
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
 use tallyhouse_sql::erasure::{self, Id};
+use tallyhouse_sql::{AllShards, ShardsError};
 
 use super::documents::{ERASURE, ErasureDocument, OnShard, Step, Subject};
 use super::hash_key::InstallationKey;
@@ -285,10 +285,19 @@ impl Erasures<'_> {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
-pub(super) fn unavailable(error: StoreError) -> ErasureError {
+pub(super) fn unavailable(error: impl std::fmt::Display) -> ErasureError {
     tracing::warn!(%error, "erasures");
     ControlError::Unavailable.into()
+}
+
+/// Refuses where the tables of any shard are replicated. One that is away does not keep a person from being suppressed: the runner asks again,
+/// of all, before it deletes anything.
+pub async fn refuse_replicated(shards: &AllShards) -> Result<(), ErasureError> {
+    match shards.is_replicated().await {
+        Ok(true) => Err(ErasureError::Replicated),
+        Ok(false) | Err(ShardsError::Away { number: 2.., .. }) => Ok(()),
+        Err(error) => Err(unavailable(error)),
+    }
 }
 
 #[cfg(test)]

@@ -20,11 +20,9 @@ use serde_json::json;
 use tallyhouse_service::access::{Access, Caller, GuardedRouter, Principal, Right};
 use tallyhouse_service::http::Problem;
 use tallyhouse_service::http_body;
-use tallyhouse_sql::clickhouse::Client;
-use tallyhouse_sql::rollups::is_replicated;
-use tallyhouse_sql::{AllShards, Connection, Shards, ShardsError};
+use tallyhouse_sql::{AllShards, Connection, Shards};
 
-use super::erasure::{BadPerson, Erasure, ErasureError, Erasures, Request, unavailable};
+use super::erasure::{BadPerson, Erasure, ErasureError, Erasures, Request, refuse_replicated, unavailable};
 use super::export::{self, Busy, Export, Exporting};
 use super::feed;
 use super::hash_key::InstallationKey;
@@ -37,8 +35,8 @@ const MAX_BODY: usize = 4 << 10;
 /// What the routes work with.
 pub struct Privacy {
     control: Control,
-    /// Of the first shard, as the user that writes; `None`: nobody can be erased here.
-    writer: Option<Client>,
+    /// As the user that writes; `None`: nobody can be erased here.
+    writers: Option<AllShards>,
     readers: AllShards,
     key: Option<InstallationKey>,
     exporting: Exporting,
@@ -46,8 +44,9 @@ pub struct Privacy {
 
 impl Privacy {
     pub fn new(control: Control, readers: &Shards, writer: Option<&Connection>, key: Option<InstallationKey>) -> Self {
-        let (readers, writer) = (AllShards::of(readers), writer.map(Connection::client));
-        Self { control, writer, readers, key, exporting: Exporting::default() }
+        let writers = writer.map(|writer| AllShards::of(&readers.as_user(writer)));
+        let readers = AllShards::of(readers);
+        Self { control, writers, readers, key, exporting: Exporting::default() }
     }
 }
 
@@ -120,12 +119,6 @@ impl From<Refused> for Problem {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
-fn not_all(error: &ShardsError) -> ErasureError {
-    tracing::warn!(%error, "the export of a person");
-    ControlError::Unavailable.into()
-}
-
 async fn erase(
     State(privacy): Shared,
     Caller(caller): Caller,
@@ -160,7 +153,8 @@ async fn show(
     let shown = async {
         let project = privacy.project(&caller, raw.as_deref())?;
         let id = id.map(|Path(id)| id).unwrap_or_default();
-        let (store, writer, key) = privacy.tools()?;
+        let (store, writers, key) = privacy.tools()?;
+        let writer = writers.home();
         let erasures = Erasures { store, writer, key, key_part: None, project: &project, by: "", now_ms: 0 };
         let found = erasures.find(&id).await?;
         found.ok_or_else(|| Refused::UnknownErasure(id.chars().take(100).collect()))
@@ -220,20 +214,19 @@ impl Privacy {
         }
     }
 
-    fn tools(&self) -> Result<(&crate::store::ControlStore, &Client, &InstallationKey), ErasureError> {
+    fn tools(&self) -> Result<(&crate::store::ControlStore, &AllShards, &InstallationKey), ErasureError> {
         let store = self.control.store().filter(|store| store.can_write()).ok_or(ControlError::NotConfigured)?;
-        let writer = self.writer.as_ref().ok_or(ControlError::NotConfigured)?;
-        Ok((store, writer, self.key.as_ref().ok_or(ErasureError::NoKey)?))
+        let writers = self.writers.as_ref().ok_or(ControlError::NotConfigured)?;
+        Ok((store, writers, self.key.as_ref().ok_or(ErasureError::NoKey)?))
     }
 
     async fn erase(&self, project: &str, caller: &Principal, body: &Bytes) -> Result<Erasure, ErasureError> {
         let request = Request::read(body)?;
-        let (store, writer, key) = self.tools()?;
-        if is_replicated(writer).await.map_err(unavailable)? {
-            return Err(ErasureError::Replicated);
-        }
+        let (store, writers, key) = self.tools()?;
+        refuse_replicated(writers).await?;
         let part = feed::key_part(&self.control.snapshot(), project);
         let (by, now_ms) = (caller.subject.audit_name(), self.control.now_ms());
+        let writer = writers.home();
         let erasures = Erasures { store, writer, key, key_part: part.as_deref(), project, by: &by, now_ms };
         let erasure = erasures.request(&request).await?;
         let details = json!({ "subjects": erasure.document.subjects, "keepSuppressed": request.keep_suppressed });
@@ -249,7 +242,7 @@ impl Privacy {
             return Err(BadPerson::Unknown("keepSuppressed".to_owned()).into());
         }
         let permit = self.exporting.begin(project)?;
-        let export = export::begin(&self.readers, request.person, permit).await.map_err(|error| not_all(&error))?;
+        let export = export::begin(&self.readers, request.person, permit).await.map_err(unavailable)?;
         // Not whose: the log is kept.
         self.audited(project, caller, ("privacy.export", "", json!({}))).await;
         Ok(export)

@@ -21,7 +21,9 @@ use super::deletion::{self, OpenDeletion};
 use super::documents::{DELETION, Step, is_erasure};
 use super::erasure::Erasure;
 use super::feed;
-use super::runner::{FILES_EVERY, LOCK, LOCK_WITHIN, LOOK_EVERY, Open, Runner, StepError};
+use super::runner::{
+    DELETIONS_EVERY, FILES_EVERY, LOCK, LOCK_WITHIN, LOOK_EVERY, Open, Runner, StepError, StepOutcome,
+};
 use crate::snapshot::Snapshot;
 
 /// Between looks for what came back.
@@ -58,6 +60,11 @@ impl Waits {
         self.0.remove(job);
     }
 
+    /// It goes on by itself, and is looked at later.
+    fn pending(&mut self, job: JobId, now: Instant) {
+        self.0.insert(job, Wait { failures: 0, until: now + DELETIONS_EVERY });
+    }
+
     fn failed(&mut self, job: JobId, now: Instant) {
         let is_sweep_of_one = job.1.is_empty() && job != sweep_id();
         let wait = self.0.entry(job).or_insert(Wait { failures: 0, until: now });
@@ -70,8 +77,11 @@ impl Waits {
         self.0.retain(|job, _| jobs.contains(job) || job.1.is_empty());
     }
 
-    /// Projects whose sweep failed and is to be tried again.
+    /// Projects whose sweep failed and is to be tried again; none after a failure that was about all of them.
     fn sweeps_due(&self, now: Instant) -> HashSet<String> {
+        if !self.is_due(&sweep_id(), now) {
+            return HashSet::new();
+        }
         let is_due = |(job, wait): &(&JobId, &Wait)| job.1.is_empty() && **job != sweep_id() && wait.until <= now;
         self.0.iter().filter(is_due).map(|((project, _), _)| project.clone()).collect()
     }
@@ -175,17 +185,20 @@ impl Rounds {
         self.jobs.deletions.iter().filter(is_due).cloned().collect()
     }
 
-    /// Takes down which sweeps failed, of those tried again and of others.
+    /// Records which sweeps failed, of those tried again and of others.
     fn swept_some(&mut self, again: &HashSet<String>, failed: impl Iterator<Item = String>) {
         let failed: HashSet<String> = failed.collect();
         again.difference(&failed).for_each(|project| self.waits.succeeded(&sweep_id_of(project)));
         failed.iter().for_each(|project| self.waits.failed(sweep_id_of(project), Instant::now()));
     }
 
-    /// Takes down what came of a job. The lock is that of all.
-    fn ended(&mut self, job: JobId, outcome: Result<(), StepError>) -> Result<(), StepError> {
+    /// Records what came of a job. The lock is that of all.
+    fn ended(&mut self, job: JobId, outcome: Result<StepOutcome, StepError>) -> Result<(), StepError> {
         match outcome {
-            Ok(()) => self.waits.succeeded(&job),
+            Ok(StepOutcome::Advanced | StepOutcome::Idle) => self.waits.succeeded(&job),
+            Ok(StepOutcome::Deleting) => self.waits.pending(job, Instant::now()),
+            // Its job says why.
+            Ok(StepOutcome::DeletionFails) => self.waits.failed(job, Instant::now()),
             Err(StepError::LockLost) => return Err(StepError::LockLost),
             Err(error) => {
                 let (project, name) = &job;
@@ -265,6 +278,7 @@ impl Runner {
             if is_of_all {
                 (rounds.swept, rounds.swept_at) = (Some(Instant::now()), told);
             }
+            StepOutcome::Idle
         });
         rounds.ended(sweep_id(), outcome)
     }
@@ -334,12 +348,41 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_that_is_about_all_sweeps_holds_up_those_that_are_tried_again() {
+        let mut rounds = Rounds { swept: Some(Instant::now()), ..Rounds::default() };
+        rounds.swept_some(&HashSet::new(), ["shop".to_owned()].into_iter());
+        let again = Instant::now() + SWEEP_AGAIN_AFTER;
+        assert_eq!(rounds.waits.sweeps_due(again).len(), 1);
+        // A shard is away.
+        rounds.waits.failed(sweep_id(), again);
+        assert!(rounds.waits.sweeps_due(again).is_empty() && !rounds.is_sweep_due(again));
+        assert_eq!(rounds.waits.sweeps_due(again + AGAIN_AFTER).len(), 1);
+    }
+
+    #[test]
+    fn a_deletion_that_clickhouse_is_still_at_is_looked_at_later_and_one_that_fails_each_time_later() {
+        let mut rounds = Rounds::default();
+        let is_due_after = |rounds: &Rounds, seconds: u64| {
+            rounds.waits.is_due(&job("a"), Instant::now() + Duration::from_secs(seconds))
+        };
+        assert!(rounds.ended(job("a"), Ok(StepOutcome::Deleting)).is_ok());
+        assert!(!is_due_after(&rounds, 8) && is_due_after(&rounds, 10));
+        for _ in 0..6 {
+            assert!(rounds.ended(job("a"), Ok(StepOutcome::DeletionFails)).is_ok());
+        }
+        assert!(!is_due_after(&rounds, 25) && is_due_after(&rounds, 32));
+        assert!(rounds.ended(job("a"), Ok(StepOutcome::Deleting)).is_ok() && is_due_after(&rounds, 10), "it goes on");
+    }
+
+    #[test]
     fn an_error_of_one_job_is_taken_down_and_a_lost_lock_ends_the_round() {
         let mut rounds = Rounds::default();
         let failed = StepError::Erasure(super::super::erasure::ErasureError::NoKey);
         assert!(rounds.ended(job("a"), Err(failed)).is_ok());
         assert!(!rounds.waits.is_due(&job("a"), Instant::now()) && rounds.waits.is_due(&job("b"), Instant::now()));
-        assert!(rounds.ended(job("a"), Ok(())).is_ok() && rounds.waits.is_due(&job("a"), Instant::now()));
+        assert!(
+            rounds.ended(job("a"), Ok(StepOutcome::Idle)).is_ok() && rounds.waits.is_due(&job("a"), Instant::now())
+        );
         assert!(matches!(rounds.ended(job("a"), Err(StepError::LockLost)), Err(StepError::LockLost)));
     }
 }

@@ -1,7 +1,7 @@
 //! Works on an erasure: a step (`super::steps`) after the other, each written down before the next. `super::rounds` says when, and on which.
 //!
 //! An erasure that waits for files does not hold up the next, nor does one that fails: its job tells why, and it is tried again later. Each step is about
-//! all shards, and is begun when all answer; what was done on each is written down, and is not done again there.
+//! all shards, and is begun when all answer. What was done on each is written down; rollups that were rebuilt on one are not rebuilt again there.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +27,9 @@ pub(super) const LOCK_WITHIN: Duration = Duration::from_secs(3);
 
 /// Between looks for work.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between looks whether ClickHouse has deleted rows: others may take the lock meanwhile.
+pub(super) const DELETIONS_EVERY: Duration = Duration::from_secs(10);
 
 /// Between looks for files that are gone: ClickHouse keeps them for minutes.
 pub(super) const FILES_EVERY: Duration = Duration::from_secs(10);
@@ -68,6 +71,19 @@ pub enum StepError {
     /// Somebody else works on it.
     #[error("another process has taken the erasures over")]
     LockLost,
+}
+
+/// What came of a step, or of all that can be done for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StepOutcome {
+    /// The next step can begin.
+    Advanced,
+    /// Nothing is left to do now: it is done, or waits for files.
+    Idle,
+    /// ClickHouse is still deleting.
+    Deleting,
+    /// The same, and its last attempt failed.
+    DeletionFails,
 }
 
 /// Works on the erasures of an installation.
@@ -130,11 +146,15 @@ impl Runner {
                 return Ok(erasure);
             }
             let is_for_files = erasure.document.state == Step::RemovingFiles;
+            let mut pause = if is_for_files { FILES_EVERY } else { LOOK_EVERY };
             // Without the lock a service works on it.
             if let Some(lock) = QueryLock::take(self.shards.home(), LOCK, LOCK_WITHIN).await? {
-                self.finish(&lock, Open { project: project.to_owned(), erasure }).await?;
+                match self.finish(&lock, Open { project: project.to_owned(), erasure }).await? {
+                    StepOutcome::Advanced | StepOutcome::Idle => {}
+                    StepOutcome::Deleting | StepOutcome::DeletionFails => pause = DELETIONS_EVERY,
+                }
             }
-            sleep(if is_for_files { FILES_EVERY } else { LOOK_EVERY }).await;
+            sleep(pause).await;
         }
     }
 
@@ -155,47 +175,53 @@ impl Runner {
         if self.shards.is_cluster() { StepError::OnShard { number, error: Box::new(error) } } else { error }
     }
 
-    pub(super) async fn finish(&self, lock: &QueryLock, Open { project, mut erasure }: Open) -> Result<(), StepError> {
+    pub(super) async fn finish(
+        &self,
+        lock: &QueryLock,
+        Open { project, mut erasure }: Open,
+    ) -> Result<StepOutcome, StepError> {
         loop {
             if lock.is_lost() {
                 return Err(StepError::LockLost);
             }
             match self.step(&project, &mut erasure).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
+                Ok(StepOutcome::Advanced) => {}
                 // Somebody asked for the same person. Every step may be done again, after those of others.
-                Err(error) if error.is_conflict() => return Ok(()),
+                Err(error) if error.is_conflict() => return Ok(StepOutcome::Idle),
+                Ok(outcome) => return Ok(outcome),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Takes an erasure a step further. Returns whether it can go on.
-    async fn step(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
-        if erasure.document.state == Step::Done {
-            return Ok(false);
-        }
+    /// All shards, of which rows can be deleted and rollups rebuilt.
+    pub(super) async fn require_deletable(&self) -> Result<(), StepError> {
         self.shards.require().await?;
+        if self.shards.is_replicated().await? { Err(ErasureError::Replicated.into()) } else { Ok(()) }
+    }
+
+    /// Takes an erasure a step further.
+    async fn step(&self, project: &str, erasure: &mut Erasure) -> Result<StepOutcome, StepError> {
         match erasure.document.state {
+            Step::Suppressing | Step::Deleting => self.require_deletable().await?,
+            Step::Rebuilding | Step::RemovingFiles => self.shards.require().await?,
+            Step::Done => return Ok(StepOutcome::Idle),
+        }
+        let outcome = match erasure.document.state {
             Step::Suppressing => self.suppress(project, erasure).await?,
-            Step::Deleting => {
-                if !self.delete(project, erasure).await? {
-                    return Ok(false);
-                }
-            }
+            Step::Deleting => self.delete(project, erasure).await?,
             Step::Rebuilding => self.rebuild(project, erasure).await?,
-            Step::RemovingFiles => {
-                if !self.remove_files(project, erasure).await? {
-                    return Ok(false);
-                }
-            }
-            Step::Done => return Ok(false),
+            Step::RemovingFiles => self.remove_files(project, erasure).await?,
+            Step::Done => StepOutcome::Idle,
+        };
+        if outcome != StepOutcome::Advanced {
+            return Ok(outcome);
         }
         erasure.document.problem = None;
         (erasure.document.held_back, erasure.document.not_before_ms) = (0, 0);
         self.write(project, erasure).await?;
         tracing::info!(project, erasure = erasure.id, state = ?erasure.document.state, "an erasure went on");
-        Ok(true)
+        Ok(StepOutcome::Advanced)
     }
 
     pub(super) async fn write(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
@@ -223,7 +249,7 @@ impl Runner {
 }
 
 impl ErasureDocument {
-    /// Takes down why it does not go on. Returns whether that is new.
+    /// Records why it does not go on. Returns whether that is new.
     fn fail(&mut self, error: &StepError, now_ms: i64) -> bool {
         let mut problem = error.to_string();
         let is_held_back = error.has_held_back();

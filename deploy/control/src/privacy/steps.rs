@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::Client;
-use tallyhouse_sql::erasure::{self as rows, DayRows, Deleted, Id, Target};
+use tallyhouse_sql::erasure::{self as rows, DayRows, DeletionProgress, Id, Target};
 use tallyhouse_sql::rollups::Selection;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options, Rebuilt};
 use tallyhouse_sql::rollups::verify::{PAUSE, horizon_of};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::documents::{OnShard, SilentProcess, Step, Subject, SuppressionDocument};
 use super::erasure::Erasure;
-use super::runner::{Runner, StepError};
+use super::runner::{Runner, StepError, StepOutcome};
 use super::{feed, report};
 use crate::kind::Kind;
 use crate::store::{ControlError, New};
@@ -44,7 +44,8 @@ const FILES_WITHIN_S: u64 = 3_600;
 const DAY_S: i64 = 86_400;
 
 /// In the job, while a mutation fails.
-const FAILING: &str = "ClickHouse cannot carry out the deletion yet: see `latest_fail_reason` in system.mutations";
+pub(super) const FAILING: &str =
+    "ClickHouse cannot carry out the deletion yet: see `latest_fail_reason` in system.mutations";
 
 /// Who knows all suppressions.
 pub(super) struct Confirmed {
@@ -57,7 +58,7 @@ pub(super) struct Confirmed {
 }
 
 impl Runner {
-    pub(super) async fn suppress(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
+    pub(super) async fn suppress(&self, project: &str, erasure: &mut Erasure) -> Result<StepOutcome, StepError> {
         for subject in erasure.document.subjects.clone() {
             self.suppress_one(project, erasure, subject).await?;
         }
@@ -70,7 +71,7 @@ impl Runner {
         self.name_everywhere(project, erasure).await?;
         self.look(project, erasure).await?;
         erasure.document.state = Step::Deleting;
-        Ok(())
+        Ok(StepOutcome::Advanced)
     }
 
     /// Writes the ids that any shard has down on all of them: statements read them where they run. Where nobody has any, which are those of
@@ -105,7 +106,7 @@ impl Runner {
         outcomes.map(|(number, outcome)| outcome.map_err(|error| self.on_shard(number, error.into()))).collect()
     }
 
-    /// Waits until every process that stores events knows all suppressions, and takes down how many do, and which do not.
+    /// Waits until every process that stores events knows all suppressions, and records how many do, and which do not.
     async fn confirm(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
         let confirmed = {
             let mut confirming = Box::pin(self.confirmed());
@@ -190,8 +191,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Whether nothing is left; else ClickHouse is still at it, and meanwhile others have their turn.
-    pub(super) async fn delete(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
+    /// While ClickHouse is still at it, others have their turn.
+    pub(super) async fn delete(&self, project: &str, erasure: &mut Erasure) -> Result<StepOutcome, StepError> {
         self.name_everywhere(project, erasure).await?;
         // Of a run that was killed, or of a batch that was begun before: its days are to be rebuilt as well.
         let before: Vec<_> = erasure.document.shards().map(|shard| shard.days.len()).collect();
@@ -204,20 +205,21 @@ impl Runner {
             // A shard does not wait for the mutations of another one.
             self.each(join_all(self.shards.iter().map(|client| delete(client, target))).await)?
         };
-        if deleted.iter().all(|deleted| *deleted == Deleted::All) {
+        if deleted.iter().all(|deleted| *deleted == DeletionProgress::Done) {
             erasure.document.state = Step::Rebuilding;
-            return Ok(true);
+            return Ok(StepOutcome::Advanced);
         }
-        let problem = deleted.contains(&Deleted::Failing).then(|| FAILING.to_owned());
+        let is_failing = deleted.contains(&DeletionProgress::Failing);
+        let problem = is_failing.then(|| FAILING.to_owned());
         if erasure.document.problem != problem {
             erasure.document.problem = problem;
             self.write(project, erasure).await?;
         }
-        Ok(false)
+        Ok(if is_failing { StepOutcome::DeletionFails } else { StepOutcome::Deleting })
     }
 
     /// Each shard's rollups from its own raw rows, one shard after the other: inserts are held back on one at a time.
-    pub(super) async fn rebuild(&self, project: &str, erasure: &mut Erasure) -> Result<(), StepError> {
+    pub(super) async fn rebuild(&self, project: &str, erasure: &mut Erasure) -> Result<StepOutcome, StepError> {
         let mut failed = None;
         for (at, (number, client)) in self.shards.numbered().enumerate() {
             let days = match erasure.document.shards().nth(at) {
@@ -255,7 +257,7 @@ impl Runner {
             shard.replaced_at = now;
         }
         erasure.document.state = Step::RemovingFiles;
-        Ok(())
+        Ok(StepOutcome::Advanced)
     }
 
     /// Rebuilds on a thread of its own: the compiler cannot tell that such a future may move between threads.
@@ -277,19 +279,19 @@ impl Runner {
         }
     }
 
-    /// Whether the files are gone, or will not be.
-    pub(super) async fn remove_files(&self, project: &str, erasure: &mut Erasure) -> Result<bool, StepError> {
+    /// Ends when the files are gone, or will not be.
+    pub(super) async fn remove_files(&self, project: &str, erasure: &mut Erasure) -> Result<StepOutcome, StepError> {
         let since = erasure.document.shards().map(|shard| shard.replaced_at);
         let looked = self.each(join_all(self.shards.iter().zip(since).map(|(client, at)| files(client, at))).await)?;
         if looked.iter().any(|(is_over, _)| !is_over) {
-            return Ok(false);
+            return Ok(StepOutcome::Idle);
         }
         for (shard, (_, left)) in erasure.document.shards_mut(looked.len()).zip(looked) {
             shard.files_left = left;
         }
         erasure.document.state = Step::Done;
         erasure.document.report = Some(report::of(&self.key, project, erasure));
-        Ok(true)
+        Ok(StepOutcome::Advanced)
     }
 }
 
@@ -325,9 +327,9 @@ async fn find(client: &Client, target: Target<'_>) -> Result<Found, StoreError> 
     })
 }
 
-async fn delete(client: &Client, target: Target<'_>) -> Result<Deleted, StoreError> {
+async fn delete(client: &Client, target: Target<'_>) -> Result<DeletionProgress, StoreError> {
     match rows::delete_events(client, target).await? {
-        Deleted::All => rows::delete_dead_letters(client, target).await,
+        DeletionProgress::Done => rows::delete_dead_letters(client, target).await,
         other => Ok(other),
     }
 }

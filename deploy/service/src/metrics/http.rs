@@ -20,10 +20,7 @@ const SECONDS: [f64; 16] =
 const UNMATCHED: &str = "unmatched";
 
 /// The status of a request whose client went away before it was answered, as nginx has it.
-const CLIENT_LEFT: &str = "499";
-
-/// Of a request whose handler panicked.
-const PANICKED: &str = "500";
+pub(crate) const CLIENT_LEFT: u16 = 499;
 
 /// Of all listeners of a registry.
 #[derive(Debug, Clone)]
@@ -107,7 +104,7 @@ impl ListenerRequests {
     }
 }
 
-/// A request that is being answered. Dropped without an answer, its client went away, unless this thread panics.
+/// A request that is being answered. Dropped without an answer, its client went away.
 #[derive(Debug)]
 pub struct Measured<'a> {
     requests: &'a ListenerRequests,
@@ -155,8 +152,7 @@ impl Drop for Measured<'_> {
     fn drop(&mut self) {
         self.requests.in_flight.dec();
         if !self.is_answered {
-            let status = if std::thread::panicking() { PANICKED } else { CLIENT_LEFT };
-            self.count(known(self.method), status, self.began.elapsed());
+            self.count(known(self.method), &CLIENT_LEFT.to_string(), self.began.elapsed());
         }
     }
 }

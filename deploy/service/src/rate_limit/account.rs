@@ -296,10 +296,10 @@ impl Account {
         }
     }
 
-    /// Redis did not answer: whether it did what it was asked for is not known. What is owed is asked for again, what was given back is not.
-    pub(super) fn failed(&mut self, request: &LeaseRequest) {
+    /// Redis did not answer. Gives how much of what is owed is given up.
+    pub(super) fn failed(&mut self, request: &LeaseRequest) -> u64 {
         self.flight = None;
-        self.owe_again(request);
+        self.owe_unknown(request)
     }
 
     /// It was not asked.
@@ -308,13 +308,18 @@ impl Account {
         self.keep_again(request);
     }
 
-    fn owe_again(&mut self, request: &LeaseRequest) {
-        self.owed = self.owed.saturating_add(request.owed);
-        self.repeated = self.repeated.saturating_add(request.repeated);
+    /// Whether Redis did what it was asked for is not known. What is owed is sent twice at most, as a slow Redis may have taken it each time;
+    /// what was given back is not sent again. Gives how much of what is owed is given up.
+    fn owe_unknown(&mut self, request: &LeaseRequest) -> u64 {
+        let again = request.owed.saturating_sub(request.repeated);
+        self.owed = self.owed.saturating_add(again);
+        self.repeated = self.repeated.saturating_add(again);
+        request.repeated
     }
 
     fn keep_again(&mut self, request: &LeaseRequest) {
-        self.owe_again(request);
+        self.owed = self.owed.saturating_add(request.owed);
+        self.repeated = self.repeated.saturating_add(request.repeated);
         self.back += request.back;
         request.settled.iter().for_each(|settled| self.settle(*settled));
     }
@@ -385,17 +390,12 @@ impl Account {
     }
 
     /// What became of what was handed over. That may end beside an exchange which somebody waits for. Gives how much of what is owed is given
-    /// up: a slow Redis may have taken it each time, so that it is sent twice at most.
+    /// up.
     pub(super) fn handed_over(&mut self, request: &LeaseRequest, handed: Handed) -> u64 {
         self.is_handing_over = false;
         match handed {
             Handed::Taken => 0,
-            Handed::Unknown => {
-                let again = request.owed.saturating_sub(request.repeated);
-                self.owed = self.owed.saturating_add(again);
-                self.repeated = self.repeated.saturating_add(again);
-                request.repeated
-            }
+            Handed::Unknown => self.owe_unknown(request),
             Handed::Unsent => {
                 self.keep_again(request);
                 0
@@ -532,6 +532,8 @@ mod tests {
         account.failed(&request);
         let (again, _) = account.ask(1, name);
         assert_eq!(again.owed, 100, "it is asked for until Redis took it");
+        assert_eq!(account.failed(&again), 100, "Redis may have taken it twice");
+        assert_eq!(account.ask(1, name).0.owed, 0);
         // Of a caller that Redis never heard of.
         let mut new = Account::new(RULE, start);
         assert_eq!(new.take_local(1_000, 3, false, start).tokens, 333);
@@ -561,7 +563,7 @@ mod tests {
         assert_eq!(account.take_local(1_000, 1, true, start).tokens, 300);
         for _ in 0..5 {
             let (request, _) = account.ask(1, name);
-            account.failed(&request);
+            account.not_sent(&request);
             assert_eq!(account.take_local(1_000, 1, true, start).tokens, 0);
         }
         let (request, _) = account.ask(1, name);

@@ -179,7 +179,14 @@ impl Buckets {
                 }
                 Err(Away::Failed) => {
                     buckets.metrics.lease(LeaseOutcome::Failed);
-                    buckets.of(kind).with_known(hash, |account| account.failed(&request));
+                    buckets.of(kind).with_known(hash, |account| {
+                        buckets.metrics.debt_dropped(account.failed(&request));
+                    });
+                    Landing::Failed
+                }
+                Err(Away::Unreached) => {
+                    buckets.metrics.lease(LeaseOutcome::Failed);
+                    buckets.of(kind).with_known(hash, |account| account.not_sent(&request));
                     Landing::Failed
                 }
                 Err(Away::Avoided) => {
@@ -246,7 +253,7 @@ impl Buckets {
                 }
                 true
             }
-            Ok(Err(Away::Failed | Away::Avoided)) | Err(_) => false,
+            Ok(Err(Away::Unreached | Away::Failed | Away::Avoided)) | Err(_) => false,
         }
     }
 
@@ -297,7 +304,7 @@ impl Buckets {
     async fn hand_over(&self, table: &Table, requests: Vec<(u64, LeaseRequest)>, stop: &CancellationToken) {
         let Some(exchange) = self.exchange.clone().filter(|_| !requests.is_empty()) else { return };
         let (runtime, stop, is_away) = (exchange.runtime(), stop.clone(), Arc::new(AtomicBool::new(false)));
-        let callers: Vec<u64> = requests.iter().map(|(caller, _)| *caller).collect();
+        let owed: Vec<(u64, u64)> = requests.iter().map(|(caller, request)| (*caller, request.owed)).collect();
         let send = move |(caller, request): (u64, LeaseRequest)| {
             let (exchange, stop, is_away) = (Arc::clone(&exchange), stop.clone(), Arc::clone(&is_away));
             async move {
@@ -307,7 +314,7 @@ impl Buckets {
                 let (handed, left) = match exchange.lease(&request).await {
                     Ok(reply) => (Handed::Taken, Some((reply.left, reply.sent))),
                     Err(Away::Failed) => (Handed::Unknown, None),
-                    Err(Away::Avoided) => (Handed::Unsent, None),
+                    Err(Away::Unreached | Away::Avoided) => (Handed::Unsent, None),
                 };
                 is_away.fetch_or(handed != Handed::Taken, Ordering::Relaxed);
                 (caller, request, handed, left)
@@ -326,8 +333,11 @@ impl Buckets {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, callers = callers.len(), "handing over to Redis failed; what was owed is not taken off");
-                callers.into_iter().for_each(|caller| table.with_known(caller, Account::hand_over_lost));
+                tracing::warn!(%error, callers = owed.len(), "handing over to Redis failed; what was owed is not taken off");
+                for (caller, owed) in owed {
+                    self.metrics.debt_dropped(owed);
+                    table.with_known(caller, Account::hand_over_lost);
+                }
             }
         }
     }

@@ -32,7 +32,9 @@ pub(super) struct Exchange {
 /// Redis was no help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Away {
-    /// It failed, or was too slow.
+    /// There was no connection: nothing was sent.
+    Unreached,
+    /// It failed, or was too slow: whether it did what it was asked for is not known.
     Failed,
     /// It was not asked, after failures.
     Avoided,
@@ -62,7 +64,7 @@ impl Exchange {
                 let exchange = Arc::clone(self);
                 self.runtime().spawn(async move {
                     // What it says is for the breaker.
-                    let (Ok(()) | Err(Away::Failed | Away::Avoided)) =
+                    let (Ok(()) | Err(Away::Unreached | Away::Failed | Away::Avoided)) =
                         exchange.send_with(Pass::Probe, redis::cmd("PING")).await;
                 });
                 false
@@ -103,8 +105,10 @@ impl Exchange {
     }
 
     async fn send_with<T: FromRedisValue>(&self, pass: Pass, command: Cmd) -> Result<T, Away> {
+        let mut is_sent = false;
         let exchange = async {
             let mut connection = self.pool.get().await.map_err(|error| error.to_string())?;
+            is_sent = true;
             command.query_async(&mut connection).await.map_err(|error| error.to_string())
         };
         let answer = tokio::time::timeout(WITHIN, exchange).await;
@@ -113,7 +117,7 @@ impl Exchange {
         self.breaker.record(pass, verdict, steady_ms());
         answer.map_err(|error| {
             tracing::debug!(error, "Redis failed for the rate limits");
-            Away::Failed
+            if is_sent { Away::Failed } else { Away::Unreached }
         })
     }
 }

@@ -20,7 +20,7 @@
 //! Failure cases:
 //! * Redis is away, slow or full: each process has a bucket of its own, with the limit divided by the number of instances
 //!   (`RATE_LIMIT_INSTANCES`, else as many as Redis last counted, also before a restart of the process: that is in a file). It begins with its
-//!   share of what Redis had left, which is looked at every 5 s for the 256 callers that asked last, within 10 minutes. What it admits is
+//!   share of what Redis had left, which is looked at every 5 s for the 256 addresses and the 256 keys and persons that asked last, within 10 minutes. What it admits is
 //!   owed, and taken off when Redis is back. So an outage admits what was left, once; of callers whose last tokens others took within these 5 s,
 //!   that asked this instance long ago, or that came first during the outage, up to a burst more. Redis that comes and goes fills nothing.
 //! * Redis loses its data, or fails over before it copied a lease: a bucket begins with the least that the processes know of it, each as it
@@ -46,6 +46,7 @@ mod table;
 mod telemetry;
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::http::request::Parts;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::address::{NOBODY, of_client};
@@ -74,6 +76,9 @@ const TEND_EVERY: Duration = Duration::from_secs(5);
 
 /// How long giving leases back may take at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a count waits for the disk: three that are missed, and the instance is taken for gone.
+const REMEMBER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The component of `/health`.
 const COMPONENT: &str = "rate_limits";
@@ -153,6 +158,27 @@ struct Inner {
     file: Option<PathBuf>,
 }
 
+/// What of the number of instances is on the disk.
+#[derive(Default)]
+struct Remembering {
+    instances: Option<u64>,
+    /// The number that is being written.
+    write: Option<(u64, JoinHandle<io::Result<()>>)>,
+    has_warned: bool,
+}
+
+impl Remembering {
+    fn warn(&mut self, problem: &str) {
+        if !self.has_warned {
+            self.has_warned = true;
+            tracing::warn!(
+                problem,
+                "the number of instances is not remembered; a start without Redis goes on with an older one"
+            );
+        }
+    }
+}
+
 /// Events that were counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
@@ -195,16 +221,26 @@ impl RateLimits {
         Ok(Self(Arc::new(Inner { settings, buckets, metrics, stress: AtomicU8::new(0), file })))
     }
 
-    async fn remember(&self, remembered: &mut Option<u64>) {
+    /// A disk that hangs does not hold up the count for long: a write that is late goes on, and none is begun beside it.
+    async fn remember(&self, remembering: &mut Remembering) {
         let (Some(file), instances) = (self.0.file.clone(), self.instances()) else { return };
-        if *remembered == Some(instances) {
-            return;
+        if remembering.write.is_none() && remembering.instances != Some(instances) {
+            let write = tokio::task::spawn_blocking(move || private_file::write(&file, &format!("{instances}\n")));
+            remembering.write = Some((instances, write));
         }
-        let written = tokio::task::spawn_blocking(move || private_file::write(&file, &format!("{instances}\n"))).await;
-        match written {
-            Ok(Ok(())) => *remembered = Some(instances),
-            Ok(Err(error)) => tracing::debug!(%error, "the number of instances is not remembered"),
-            Err(error) => tracing::debug!(%error, "the number of instances is not remembered"),
+        let Some((instances, write)) = &mut remembering.write else { return };
+        let problem = match tokio::time::timeout(REMEMBER_WITHIN, write).await {
+            Err(_) => return remembering.warn(&format!("the disk takes longer than {REMEMBER_WITHIN:?}")),
+            Ok(Ok(Ok(()))) => {
+                remembering.instances = Some(*instances);
+                None
+            }
+            Ok(Ok(Err(error))) => Some(error.to_string()),
+            Ok(Err(error)) => Some(error.to_string()),
+        };
+        remembering.write = None;
+        if let Some(problem) = problem {
+            remembering.warn(&problem);
         }
     }
 
@@ -374,12 +410,12 @@ impl RateLimits {
         let is_shared = AtomicBool::new(false);
         // However long others take to hand over: who is counted late is taken for gone.
         let count = async {
-            let mut remembered = None;
+            let mut remembering = Remembering::default();
             while !stop.is_cancelled() {
                 let counted = self.0.buckets.count_instances(&id, is_given).await;
                 is_shared.store(counted, Ordering::Relaxed);
                 if counted {
-                    self.remember(&mut remembered).await;
+                    self.remember(&mut remembering).await;
                 }
                 self.tell(health, counted);
                 stop.run_until_cancelled(tokio::time::sleep(TEND_EVERY)).await;

@@ -63,7 +63,7 @@ impl RateLimitMetrics {
             )?,
             debts_dropped: registry.counter(
                 "tallyhouse_rate_limit_debts_dropped_total",
-                "Tokens owed to Redis that were sent twice without an answer, and are not sent again",
+                "Tokens owed to Redis that are not sent again: sent twice without an answer, or lost with the task that sent them",
             )?,
             local: registry.gauge(
                 "tallyhouse_rate_limit_local",

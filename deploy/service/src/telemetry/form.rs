@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_names_its_trace_on_each_line() {
         let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let trace = trace::Trace::of(Some(given));
+        let trace = trace::Trace::below(trace::Trace::read(given));
         let lines = trace.scope(async { logged(|| tracing::info!("within")) }).await;
         assert_eq!(lines[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(lines[0]["span_id"], trace.span_id().to_string());

@@ -20,6 +20,7 @@ mod span;
 mod tracer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use recording::{BatchTrace, RequestEnd, RequestTrace};
 pub use sampling::Sampling;
@@ -40,6 +41,9 @@ struct Current {
     trace: Trace,
     recorder: Option<Arc<dyn Recorder>>,
 }
+
+/// A request that takes so long is slow, and recorded: the service level of a query's p95.
+pub(crate) const SLOW: Duration = Duration::from_secs(2);
 
 /// The flag `sampled` of a `traceparent`.
 const SAMPLED: u8 = 1;
@@ -108,11 +112,6 @@ pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
 }
 
 impl Trace {
-    /// A span in the trace that a `traceparent` names, or in a new one.
-    pub fn of(traceparent: Option<&str>) -> Self {
-        Self::below(traceparent.and_then(Self::read))
-    }
-
     /// A span below a caller's, or in a new trace.
     pub fn below(caller: Option<Self>) -> Self {
         caller.map_or_else(Self::begin, Self::child)
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_callers_trace_goes_on_with_a_span_of_ours() {
-        let trace = Trace::of(Some(GIVEN));
+        let trace = Trace::below(Trace::read(GIVEN));
         let told = trace.traceparent();
         assert!(told.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && told.ends_with("-01"), "{told}");
         assert_ne!(told, GIVEN);
@@ -206,12 +205,12 @@ mod tests {
         ];
         for text in odd {
             assert_eq!(Trace::read(text), None, "{text}");
-            assert_ne!(Trace::of(Some(text)).trace, 0);
+            assert_ne!(Trace::below(Trace::read(text)).trace, 0);
         }
         assert!(
             Trace::read("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more").is_some(),
             "a version to come"
         );
-        assert_ne!(Trace::of(None).trace, Trace::of(None).trace);
+        assert_ne!(Trace::below(None).trace, Trace::below(None).trace);
     }
 }

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::span::{Attribute, EndedSpan, Kind, Recorder};
-use super::{CURRENT, Current, DropReason, SpanId, Trace, Tracer};
+use super::{CURRENT, Current, DropReason, SLOW, SpanId, Trace, Tracer};
+use crate::metrics::http::CLIENT_LEFT;
 
 /// Steps of one request that are recorded.
 const MOST_STEPS: usize = 64;
@@ -88,14 +89,13 @@ impl RequestTrace {
     }
 }
 
-/// The status of a request whose client went away, as nginx has it.
-const CLIENT_LEFT: i64 = 499;
-
 impl Drop for RequestTrace {
     fn drop(&mut self) {
         if !self.is_ended {
             let attributes = vec![("http.response.status_code", CLIENT_LEFT.into())];
-            self.end(RequestEnd { name: "request".to_owned(), attributes, error: None, is_notable: false });
+            // Whoever waited for a slow one may have given up.
+            let is_notable = self.since.elapsed() >= SLOW;
+            self.end(RequestEnd { name: "request".to_owned(), attributes, error: None, is_notable });
         }
     }
 }
@@ -272,6 +272,17 @@ mod tests {
         drop(tracer.request(None));
         let spans = told(&mut queue);
         assert_eq!(spans[0].attributes, [("http.response.status_code", Attribute::Whole(499))]);
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_client_gave_up_is_told_when_it_was_slow() {
+        let (tracer, mut queue, _) = tracer(0.0, 8);
+        drop(tracer.request(None));
+        assert!(told(&mut queue).is_empty());
+        let mut slow = tracer.request(None);
+        slow.since -= SLOW;
+        drop(slow);
+        assert_eq!(told(&mut queue).len(), 1);
     }
 
     #[tokio::test]

@@ -1,10 +1,8 @@
 //! Which traces are recorded whatever comes of them: a share of all, by their id, so that each service decides alike; and some of those that
 //! callers ask for.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-
 use super::Trace;
-use crate::clock::steady_ms;
+use crate::per_second::PerSecond;
 
 /// Traces that callers may have recorded by their flag `sampled`, in a second. The others are recorded as those that nobody asked for:
 /// no caller can have everything recorded.
@@ -15,32 +13,23 @@ const ASKED_A_SECOND: u32 = 10;
 pub struct Sampling {
     /// Traces whose id, its last 63 bits, is below it: as the samplers of OpenTelemetry decide.
     below: u64,
-    second: AtomicI64,
-    asked: AtomicU32,
+    asked: PerSecond,
 }
 
 impl Sampling {
     /// `share`: from 0 to 1.
     pub fn new(share: f64) -> Self {
         let below = (share.clamp(0.0, 1.0) * (1_u64 << 63) as f64) as u64;
-        Self { below, second: AtomicI64::new(0), asked: AtomicU32::new(0) }
+        Self { below, asked: PerSecond::at_most(ASKED_A_SECOND) }
     }
 
     /// Whether a trace is recorded that somebody outside may have asked to be.
     pub(super) fn takes(&self, trace: Trace) -> bool {
-        self.is_of_the_share(trace) || (trace.is_sampled() && self.may_ask(steady_ms().div_euclid(1_000)))
+        self.is_of_the_share(trace) || (trace.is_sampled() && self.asked.takes())
     }
 
     fn is_of_the_share(&self, trace: Trace) -> bool {
         (trace.trace as u64) >> 1 < self.below
-    }
-
-    /// Two that see a new second at once may let one more through.
-    fn may_ask(&self, second: i64) -> bool {
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.asked.store(0, Ordering::Relaxed);
-        }
-        self.asked.fetch_add(1, Ordering::Relaxed) < ASKED_A_SECOND
     }
 }
 
@@ -62,7 +51,7 @@ mod tests {
     #[test]
     fn callers_have_a_few_recorded_each_second_and_not_all() {
         let sampling = Sampling::new(0.0);
-        let in_second = |second| (0..1_000).filter(|_| sampling.may_ask(second)).count();
+        let in_second = |second| (0..1_000).filter(|_| sampling.asked.takes_in(second)).count();
         assert_eq!((in_second(7), in_second(8)), (10, 10));
         let asked = (0..1_000).filter(|_| sampling.takes(Trace::begin().with_sampled(true))).count();
         assert!((1..=30).contains(&asked), "{asked}");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ended spans -> queue (2,048) -> 512 of them, or what came within a second -> POST /v1/traces, at most 5 s -> taken | dropped, counted
-//! stop -> what is queued, at most 2 s -> the rest is counted
+//! stop -> what waits for company or is queued, at most 2 s -> the rest is counted
 //! ```
 //!
 //! One call at a time, and none is repeated: a collector that is away costs the spans of that time and nothing else. The messages are those of
@@ -103,18 +103,20 @@ impl TraceExport {
 
     /// Sends until `stop`, then what is queued.
     pub async fn run(mut self, stop: CancellationToken) {
-        while let Some(Some(spans)) = stop.run_until_cancelled(next(&mut self.queue)).await {
-            // A collector that hangs does not hold up the end.
+        // Outlives what is cancelled, with the spans that waited for company.
+        let mut next = Vec::new();
+        while stop.run_until_cancelled(fill(&mut next, &mut self.queue)).await == Some(true) {
+            let spans = std::mem::take(&mut next);
             let count = spans.len();
+            // A collector that hangs does not hold up the end.
             if stop.run_until_cancelled(self.send(spans)).await.is_none() {
                 self.metrics.dropped.add(DropReason::Shutdown, count as u64);
             }
         }
         self.queue.close();
         let until = Instant::now() + STOP_WITHIN;
-        let mut left = Vec::new();
-        while self.queue.recv_many(&mut left, AT_ONCE).await > 0 {
-            let spans = std::mem::take(&mut left);
+        while !next.is_empty() || self.queue.recv_many(&mut next, AT_ONCE).await > 0 {
+            let spans = std::mem::take(&mut next);
             let count = spans.len();
             if tokio::time::timeout_at(until, self.send(spans)).await.is_err() {
                 self.metrics.dropped.add(DropReason::Shutdown, count as u64);
@@ -142,18 +144,19 @@ impl TraceExport {
     }
 }
 
-/// Spans for one call. `None`: nobody sends any more.
-async fn next(queue: &mut Receiver<EndedSpan>) -> Option<Vec<EndedSpan>> {
-    let mut spans = vec![queue.recv().await?];
+/// Takes spans for one call. `false`: there are none, and nobody sends any more.
+async fn fill(spans: &mut Vec<EndedSpan>, queue: &mut Receiver<EndedSpan>) -> bool {
+    let Some(first) = queue.recv().await else { return false };
+    spans.push(first);
     let until = Instant::now() + LINGER;
     while spans.len() < AT_ONCE {
         let room = AT_ONCE - spans.len();
-        match tokio::time::timeout_at(until, queue.recv_many(&mut spans, room)).await {
+        match tokio::time::timeout_at(until, queue.recv_many(spans, room)).await {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
     }
-    Some(spans)
+    true
 }
 
 /// Spans that an answer says were not taken.
@@ -164,4 +167,27 @@ fn rejected(body: &[u8]) -> u64 {
         tracing::warn!(rejected, "the collector of traces did not take all spans");
     }
     rejected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_loses_no_span_that_waits_for_company_without_counting_it() {
+        // Nothing answers there.
+        let settings =
+            TraceSettings { endpoint: Uri::from_static("http://127.0.0.1:1"), headers: Vec::new(), share: 1.0 };
+        let service = TracedService { name: "test", version: "0" };
+        let (tracer, export) = TraceExport::new(&settings, service, &Registry::new()).unwrap();
+        let (metrics, stop) = (export.metrics.clone(), CancellationToken::new());
+        (0..3).for_each(|_| drop(tracer.request(None)));
+        let running = tokio::spawn(export.run(stop.clone()));
+        // It has taken them, and waits for more.
+        tokio::task::yield_now().await;
+        stop.cancel();
+        running.await.unwrap();
+        let dropped = metrics.dropped.not_taken.get() + metrics.dropped.shutdown.get();
+        assert_eq!(metrics.exported.get() + dropped, 3);
+    }
 }

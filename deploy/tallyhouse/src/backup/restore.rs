@@ -151,8 +151,8 @@ async fn check_kafka(kafka: KafkaConfig, manifest: &Manifest) -> Result<(), Back
 }
 
 async fn go_back(kafka: KafkaConfig, manifest: &Manifest) -> Result<Vec<Returned>, BackupError> {
-    let to = manifest.kafka.clone();
-    let commit = move || positions::go_back(&kafka.brokers, &kafka.group, &kafka.topics, &to);
+    let (to, as_of_ms) = (manifest.kafka.clone(), manifest.as_of_ms);
+    let commit = move || positions::go_back(&kafka.brokers, &kafka.group, &kafka.topics, &to, as_of_ms);
     let committed = tokio::task::spawn_blocking(commit).await;
     Ok(committed.map_err(|error| BackupError::Kafka(error.to_string()))??)
 }
