@@ -295,7 +295,8 @@ mod tests {
 
         let answers = [None, Some(busy), Some(taken.as_str())];
         let (bodies, delivery) = tokio::join!(scripted(listener, &answers), client.deliver(&batch));
-        let expected = Delivery { duplicates: 1, handed_back: 1, unanswered: 1, ..Delivery::default() };
+        let told = Some("503 Service Unavailable: ".to_owned());
+        let expected = Delivery { duplicates: 1, handed_back: 1, told, unanswered: 1, ..Delivery::default() };
         assert_eq!(delivery.unwrap(), expected);
         assert_eq!(bodies, [r#"[{"eventId":"a"}]"#; 3]);
     }

@@ -341,14 +341,18 @@ pub async fn delete_project(client: &Client, project: &str) -> Result<DeletionPr
     Ok(DeletionProgress::Done)
 }
 
-/// Empties the documents of a project's record, but for the version in force: the older ones have the random part of its key. Rows of
-/// the table stay, so that versions go on counting.
-pub async fn empty_documents(client: &Client, project: &str) -> Result<(), StoreError> {
+/// Forgets what is kept beside events: questions that were asked often, and the documents of the project's record, but for the version in force: the
+/// older ones have the random part of its key. Rows of that table stay, so that versions go on counting.
+pub async fn forget_project(client: &Client, project: &str) -> Result<(), StoreError> {
     let project = quoted(project);
     let older = format!(
         "kind = 'project' AND project_id = {project} AND document != '' AND version < (SELECT max(version) FROM tallyhouse.control \
          WHERE kind = 'project' AND project_id = {project})"
     );
-    let sql = format!("ALTER TABLE tallyhouse.control UPDATE document = '' WHERE {older} SETTINGS mutations_sync = 1");
-    execute(client, &sql).await
+    let documents =
+        format!("ALTER TABLE tallyhouse.control UPDATE document = '' WHERE {older} SETTINGS mutations_sync = 1");
+    execute(client, &documents).await?;
+    let questions =
+        format!("ALTER TABLE tallyhouse.hot_questions DELETE WHERE project_id = {project} SETTINGS mutations_sync = 1");
+    execute(client, &questions).await
 }

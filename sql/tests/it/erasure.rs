@@ -281,8 +281,13 @@ async fn a_project_is_removed_and_no_other() {
     for project in [&project, &other] {
         let (client, block) = (writer.client(), block_of(project, &["a", "b"]));
         insert_block(&client, "events_in", project, &block, Duration::from_secs(10)).await.unwrap();
+        let question = format!("INSERT INTO tallyhouse.hot_questions VALUES ('{project}', '{{}}', 1, now64(3))");
+        execute(&writer, &question).await.unwrap();
     }
     erasure::delete_project(&writer.client(), &project).await.unwrap();
+    erasure::forget_project(&writer.client(), &project).await.unwrap();
+    assert_eq!(count(&writer, "hot_questions", &format!("project_id = '{project}'")).await, 0);
+    assert_eq!(count(&writer, "hot_questions", &format!("project_id = '{other}'")).await, 1);
     for table in ["events", "rollup_1m", "rollup_1h", "rollup_1d"] {
         assert_eq!(count(&writer, table, &format!("project_id = '{project}'")).await, 0, "{table}");
         assert!(count(&writer, table, &format!("project_id = '{other}'")).await > 0, "{table}");

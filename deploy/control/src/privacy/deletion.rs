@@ -108,7 +108,7 @@ impl Runner {
                 // Meanwhile others have their turn.
                 return Ok(outcome);
             }
-            rows::empty_documents(self.shards.home(), project).await?;
+            rows::forget_project(self.shards.home(), project).await?;
             let mut replaced_at = Vec::new();
             for client in self.shards.iter() {
                 replaced_at.push(rows::now(client).await?);

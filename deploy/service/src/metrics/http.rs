@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::registry::Registry;
+use crate::trace::CLIENT_LEFT;
 
 /// Seconds, with the service levels between neighbours: 5, 50, 100 and 200 ms, 2, 3, 10 and 30 s.
 const SECONDS: [f64; 16] =
@@ -18,9 +19,6 @@ const SECONDS: [f64; 16] =
 
 /// The route of a request that no route matches.
 const UNMATCHED: &str = "unmatched";
-
-/// The status of a request whose client went away before it was answered, as nginx has it.
-pub(crate) const CLIENT_LEFT: u16 = 499;
 
 /// Of all listeners of a registry.
 #[derive(Debug, Clone)]

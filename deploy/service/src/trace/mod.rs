@@ -45,6 +45,9 @@ struct Current {
 /// A request that takes so long is slow, and recorded: the service level of a query's p95.
 pub(crate) const SLOW: Duration = Duration::from_secs(2);
 
+/// The status of a request whose client went away before it was answered, as nginx has it.
+pub(crate) const CLIENT_LEFT: u16 = 499;
+
 /// The flag `sampled` of a `traceparent`.
 const SAMPLED: u8 = 1;
 

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::span::{Attribute, EndedSpan, Kind, Recorder};
-use super::{CURRENT, Current, DropReason, SLOW, SpanId, Trace, Tracer};
-use crate::metrics::http::CLIENT_LEFT;
+use super::{CLIENT_LEFT, CURRENT, Current, DropReason, SLOW, SpanId, Trace, Tracer};
 
 /// Steps of one request that are recorded.
 const MOST_STEPS: usize = 64;

@@ -265,7 +265,7 @@ impl<'a> Accounts<'a> {
             return Ok(ToRun::default());
         }
         let (name, project) = (name.parse::<AccountName>()?, project.parse::<ProjectName>()?);
-        let server = kind(&self.place.writer).await?;
+        let server = kind(self.place.writer).await?;
         let account = OnServer { name: &name, project: &project, tool, server };
         let statements = match change {
             Change::Created(hash) => account.create(hash),
