@@ -41,6 +41,11 @@ pub enum BackupError {
     /// ClickHouse began, and gave up.
     #[error("ClickHouse could not {what}: {message}")]
     ClickHouse { what: &'static str, message: String },
+    #[error(
+        "this ClickHouse is one of a cluster of {0} shards, and a backup would have one of them: copy each server by clickhouse-backup \
+         (deploy/README.md, Backups)"
+    )]
+    Cluster(u64),
     #[error("BACKUP_TARGET: {} is not there: mount the disk, or make the folder", .0.display())]
     NoTarget(PathBuf),
     /// The bucket, or a file in it, and what is wrong.

@@ -137,6 +137,15 @@ async fn within<T>(call: impl Future<Output = tallyhouse_sql::clickhouse::error:
     }
 }
 
+/// How many shards a server knows. An address may lead to any server of a cluster.
+pub(super) async fn shards(client: &Client) -> Result<u64, StoreError> {
+    match ask::<u64>(client, "SELECT uniqExact(number) FROM tallyhouse.shards FINAL").await {
+        // A single server has no such table.
+        Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(1),
+        answer => answer,
+    }
+}
+
 /// Whether a ClickHouse holds events or keys already.
 pub(super) async fn is_used(client: &Client) -> Result<bool, StoreError> {
     let sql =

@@ -8,7 +8,7 @@ use serde_yaml_ng::Value;
 use tallyhouse_service::lifecycle::MARGIN;
 use tallyhouse_testkit::Folder;
 
-use crate::compose_file::{Compose, folder, made_env, named_variables};
+use crate::compose_file::{Compose, Service, folder, made_env, named_variables};
 use crate::programs::Program;
 use crate::tools::{output, read, tool_or_skip};
 
@@ -40,7 +40,8 @@ fn what_is_set_in_env_is_used_and_the_other_way_round() {
         .filter_map(|line| line.trim_start_matches('#').split_once('=').map(|(name, _)| name.to_owned()))
         .filter(|name| !name.contains(' '))
         .collect();
-    let mut used: BTreeSet<String> = named_variables(&read("compose/compose.yaml")).into_iter().collect();
+    let files = ["compose/compose.yaml", "compose/traces.yaml", "compose/tiers.yaml", "backup/compose.yaml"];
+    let mut used: BTreeSet<String> = files.iter().flat_map(|file| named_variables(&read(file))).collect();
     used.extend(secrets(&compose().0));
     assert_eq!(listed, used);
     let (_, variables) = compose();
@@ -50,6 +51,48 @@ fn what_is_set_in_env_is_used_and_the_other_way_round() {
     }
     let values: BTreeSet<&String> = variables.values().collect();
     assert_eq!(values.len(), variables.len());
+}
+
+/// A newer version may ask for a secret that an .env has not.
+#[test]
+fn a_secret_that_is_missing_is_added_and_nothing_else_is_changed() {
+    let scratch = Folder::create();
+    let path = scratch.path().join(".env");
+    let older = "# mine\nREDIS_PASSWORD=secret\nBIND=0.0.0.0";
+    std::fs::write(&path, older).unwrap();
+    let init = || output(Command::new(folder().join("init.sh")).arg(&path));
+    init();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, added) = text.split_at(older.len());
+    assert_eq!(before, older);
+    let added: BTreeSet<&str> = added.trim().lines().map(|line| line.split_once('=').unwrap().0).collect();
+    let (_, all) = compose();
+    let missing: BTreeSet<&str> = all.keys().map(String::as_str).filter(|name| *name != "REDIS_PASSWORD").collect();
+    assert_eq!(added, missing);
+    assert!(added.contains("CANARY_KEY"), "{added:?}");
+    init();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+}
+
+/// The services that make spans reach a collector outside.
+#[test]
+fn traces_leave_every_service_that_makes_them() {
+    let (compose, variables) = compose();
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://10.0.0.5:4318".to_owned());
+    let with = Compose::read_file("compose/traces.yaml", &variables.into_iter().chain([collector]).collect());
+    let ours = compose.services().filter(|one| matches!(one.program(), Some(Program::Ingest | Program::QueryApi)));
+    for service in ours {
+        let more = with.service(service.name);
+        let program = service.program().unwrap();
+        for (name, value) in more.env() {
+            assert!(name.starts_with("OTEL_") && program.reads(&name), "{}: {name}", service.name);
+            assert!(name != "OTEL_EXPORTER_OTLP_ENDPOINT" || value == "http://10.0.0.5:4318", "{value}");
+        }
+        assert_eq!(more.env().len(), 3, "{}", service.name);
+        let networks = |service: Service<'_>| service.value["networks"].as_sequence().cloned().unwrap_or_default();
+        let all = [networks(service), networks(more)].concat();
+        assert!(all.contains(&Value::from("front")), "{} leads nowhere", service.name);
+    }
 }
 
 fn secrets(compose: &Compose) -> Vec<String> {

@@ -22,7 +22,12 @@ pub struct Compose {
 
 impl Compose {
     pub fn read(variables: &BTreeMap<String, String>) -> Self {
-        let mut file: Value = serde_yaml_ng::from_str(&read("compose/compose.yaml")).unwrap();
+        Self::read_file("compose/compose.yaml", variables)
+    }
+
+    /// One that stands beside it.
+    pub fn read_file(path: &str, variables: &BTreeMap<String, String>) -> Self {
+        let mut file: Value = serde_yaml_ng::from_str(&read(path)).unwrap();
         // A merged mapping that merges itself is filled in by the next pass.
         for _ in 0..3 {
             file.apply_merge().unwrap();

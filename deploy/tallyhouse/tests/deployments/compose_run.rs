@@ -43,6 +43,7 @@ impl Addresses {
             ("PLAINTEXT://:9092", kafka),
             ("CONTROLLER://:9093", controller),
             ("redis:6379", redis),
+            ("gateway:8081", events),
         ];
         let here = |(there, port): (&str, u16)| {
             let scheme = there.strip_suffix(there.rsplit("//").next().unwrap()).unwrap();
@@ -98,7 +99,9 @@ pub struct Deployment {
 impl Deployment {
     pub fn new() -> Self {
         let scratch = Folder::create();
-        let variables = made_env(scratch.path());
+        let mut variables = made_env(scratch.path());
+        // As somebody may say in .env; the first canary is sent within that time.
+        variables.insert("CANARY_EVERY_MS".to_owned(), "1000".to_owned());
         Self { compose: Compose::read(&variables), addresses: Addresses::choose(), variables, scratch }
     }
 
@@ -320,6 +323,13 @@ async fn an_event_goes_the_way_of_compose_and_is_read() {
     assert!(String::from_utf8_lossy(&answer.body).contains("12.5"), "{}", answer.excerpt());
     people_see_what_they_should(&deployment).await;
     prometheus_is_let_in(&deployment).await;
+    let seen = "tallyhouse_canary_turns_total{outcome=\"seen\"} ";
+    eventually("a canary is seen", async || {
+        let metrics = metrics(&deployment, "query-api", 9082).await;
+        let turns = metrics.lines().find_map(|line| line.strip_prefix(seen)).unwrap();
+        turns.parse::<f64>().unwrap() > 0.0
+    })
+    .await;
 
     for (_, service) in &mut services {
         service.signal(Signal::TERM).unwrap();
@@ -382,10 +392,12 @@ async fn prometheus_is_let_in(deployment: &Deployment) {
         }
     }
     // Kafka's client tells it every two seconds.
-    let consumer = || deployment.endpoint("consumer", 9081).bearer(&deployment.variables["ADMIN_TOKEN"]).unwrap();
-    eventually("lag is told", async || {
-        let reply = consumer().get("/metrics").await.unwrap();
-        String::from_utf8_lossy(&reply.body).contains("\ntallyhouse_ingest_kafka_consumer_lag{")
-    })
-    .await;
+    let lag = "\ntallyhouse_ingest_kafka_consumer_lag{";
+    eventually("lag is told", async || metrics(deployment, "consumer", 9081).await.contains(lag)).await;
+}
+
+async fn metrics(deployment: &Deployment, service: &'static str, port: u16) -> String {
+    let admin = deployment.endpoint(service, port).bearer(&deployment.variables["ADMIN_TOKEN"]).unwrap();
+    let reply = admin.get("/metrics").await.unwrap();
+    String::from_utf8_lossy(&reply.body).into_owned()
 }

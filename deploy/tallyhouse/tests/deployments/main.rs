@@ -18,6 +18,7 @@ mod image;
 mod machine;
 mod manifest;
 mod manifests;
+mod network;
 mod programs;
 mod redis_cluster;
 mod tools;

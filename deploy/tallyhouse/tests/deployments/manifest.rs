@@ -11,7 +11,7 @@ use serde_yaml_ng::Value;
 use crate::programs::Program;
 use crate::tools::{output, root, skip, tool_or_skip};
 
-pub const OVERLAYS: [&str; 3] = ["dev", "prod", "prod-tiers"];
+pub const OVERLAYS: [&str; 4] = ["dev", "prod", "prod-tiers", "prod-traces"];
 
 /// Where containers find secrets.
 pub const SECRETS: &str = "/run/secrets/tallyhouse/";

@@ -44,6 +44,8 @@ async fn migrate_up_makes_each_server_a_shard_and_questions_reach_all() {
     let printed = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success() && printed.contains("shard 2, http://"), "{printed}");
 
+    is_not_backed_up_by_one_server(&cluster);
+
     let views = "SELECT groupArray((name, engine, as_select)) FROM \
         (SELECT name, engine, as_select FROM system.tables WHERE database = 'tallyhouse_views' ORDER BY name)";
     let [first, second] = [1, 2].map(|number| cluster.writer(number));
@@ -67,6 +69,19 @@ async fn migrate_up_makes_each_server_a_shard_and_questions_reach_all() {
     let answer = service.get(&project, &support::a_day(support::ten_days_ago())).await;
     assert_eq!(answer.body["data"][0]["value"], 12, "{answer:?}");
     service.stop().await;
+}
+
+/// Also by an address that leads to any of them.
+fn is_not_backed_up_by_one_server(cluster: &ShardEngines) {
+    let folder = support::Folder::create();
+    for url in [cluster.url(), cluster.writer(2).url] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tallyhouse"));
+        command.args(["backup", "create"]).env("CLICKHOUSE_URL", url).env("CLICKHOUSE_PASSWORD", "dev");
+        command.env("TALLYHOUSE_DATA", folder.path()).env("BACKUP_CLICKHOUSE", "disk:backups");
+        let refused = command.output().unwrap();
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains("of a cluster of 2 shards"), "{told}");
+    }
 }
 
 #[tokio::test]
