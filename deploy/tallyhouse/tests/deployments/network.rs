@@ -1,4 +1,4 @@
-//! Who reaches whom through the NetworkPolicies of an overlay.
+//! Who reaches whom through the `NetworkPolicies` of an overlay.
 
 use serde_yaml_ng::Value;
 
