@@ -18,7 +18,7 @@ test: ## Run all tests, against a real ClickHouse, Redis and Kafka (KAFKA_TESTS=
 	@deploy/tallyhouse/setup.sh --tests
 	@$(CARGO) build --locked --bin tallyhouse --bin ingest --bin query-api
 	@echo "test: all crates, then all against a real ClickHouse, Redis and Kafka"
-	@$(CARGO) test --workspace --locked
+	@$(CARGO) test --workspace --locked --no-fail-fast
 	@echo "test: all passed"
 
 deployments: ## Check deploy/compose and deploy/k8s, and run what compose starts, without containers
