@@ -1,7 +1,8 @@
 //! The servers whose tables are prepared: one, or all of a cluster, one after the other, each as if it were alone.
 //!
 //! ```text
-//! each server: does remote_servers say what CLICKHOUSE_URL says? -> has it the macros of replicated tables? -> migrations -> its number
+//! each server: does remote_servers say what CLICKHOUSE_URL says? -> has it the macros of replicated tables? -> migrations
+//! then each: tiers and fsync -> its number
 //! ```
 //!
 //! A server that does not answer holds up no other one: what it misses it gets when the same is run again. Nothing is stored on it before, since it
@@ -73,7 +74,7 @@ impl Servers {
 
     /// Makes the tables of each as they should be. Returns those that do not answer.
     pub async fn prepare(&self, settings: TableSettings) -> Result<Vec<Away>, TablesError> {
-        let mut away = Vec::new();
+        let (mut away, mut migrated) = (Vec::new(), Vec::new());
         for (number, server) in self.shards.servers() {
             if self.cluster.is_some()
                 && let Err(error) = answers(&server).await
@@ -82,7 +83,12 @@ impl Servers {
                 continue;
             }
             let topology = self.topology(number, &server).await?;
-            tables::prepare(&server, &topology, settings).await?;
+            tables::migrate(&server, &topology).await?;
+            migrated.push((number, server));
+        }
+        // Not before: a replica is made only with the TTL that its table has in Keeper, and the files have that without tiers.
+        for (number, server) in migrated {
+            tables::configure(&server, settings).await?;
             if self.cluster.is_some() {
                 shards::record(&server, (number, self.shards.count())).await?;
             }

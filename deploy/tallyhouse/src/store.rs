@@ -35,7 +35,8 @@ pub async fn store(config: Config, stop: CancellationToken) -> Result<(), UpErro
     };
     let writer = engine.writer();
     let kept = async {
-        tables::prepare(&writer, &Topology::Single, config.tables).await?;
+        tables::migrate(&writer, &Topology::Single).await?;
+        tables::configure(&writer, config.tables).await?;
         tracing::info!(url = engine.http_url(), "the store is ready");
         tokio::select! {
             never = tables::keep_open(&writer) => match never {},

@@ -77,10 +77,9 @@ impl TablesError {
     }
 }
 
-/// Makes them so, whatever was left behind. For whoever serves, or was asked to: a command has the settings of a shell, and parts that were moved by
+/// Sets what an installation says of its tables, which are there. For whoever serves, or was asked to: a command has the settings of a shell, and parts that were moved by
 /// another setting do not come back.
-pub async fn prepare(writer: &Connection, topology: &Topology, settings: TableSettings) -> Result<(), TablesError> {
-    migrate(writer, topology).await?;
+pub async fn configure(writer: &Connection, settings: TableSettings) -> Result<(), TablesError> {
     tiers::apply(writer, settings.tiers).await.map_err(TablesError::Tiers)?;
     durability::apply(writer, settings.fsync).await.map_err(TablesError::Fsync)
 }
