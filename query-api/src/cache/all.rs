@@ -46,9 +46,14 @@ impl Cache {
 
     /// Keeps versions current, and hot answers fresh if `warms`, until `stopped`.
     pub async fn keep(&self, warms: bool, stopped: CancellationToken) {
-        let cleared = |project: Option<&str>| {
-            let (answers, parts) = self.forget(project);
-            tracing::info!(project, answers, parts, "the cache was cleared: another process published it");
+        let cache = self.clone();
+        let cleared = move |project: Option<&str>| {
+            let (cache, project) = (cache.clone(), project.map(str::to_owned));
+            // Elsewhere: it takes as long as there is to forget. What is asked for meanwhile has keys of the new generation.
+            tokio::task::spawn_blocking(move || {
+                let (answers, parts) = cache.forget(project.as_deref());
+                tracing::info!(project, answers, parts, "the cache was cleared: another process published it");
+            });
         };
         let warming = async {
             if warms {

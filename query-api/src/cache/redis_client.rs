@@ -7,7 +7,8 @@
 //! A request is never the probe: a Redis that hangs for an hour would cost one request in each pause a whole deadline.
 //!
 //! Exchanges run on a thread of their own, so that the deadline measures Redis: a crowd of requests that keeps this process
-//! busy must not look like a Redis that hangs, or the lock over the fleet would fail just when it is needed.
+//! busy must not look like a Redis that hangs, or the lock over the fleet would fail just when it is needed. The subscription and the
+//! readings of heartbeats are there for the same reason.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +53,11 @@ impl RedisClient {
         let thread = Builder::new_multi_thread().worker_threads(1).thread_name("redis").enable_all().build();
         let thread = thread.inspect_err(|error| tracing::warn!(%error, "Redis has no thread of its own")).ok();
         Ok(Self { pool, breaker: Breaker::default().told("redis_cache"), metrics, clock, thread })
+    }
+
+    /// Where exchanges run.
+    pub(super) fn thread(&self) -> Handle {
+        self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone())
     }
 
     pub(super) fn pool(&self) -> Pool {
@@ -105,9 +111,8 @@ impl RedisClient {
     where
         T: FromRedisValue + Send + 'static,
     {
-        let thread = self.thread.as_ref().map_or_else(Handle::current, |thread| thread.handle().clone());
         let pool = self.pool.clone();
-        let exchange = thread.spawn(async move {
+        let exchange = self.thread().spawn(async move {
             let began = Instant::now();
             (tokio::time::timeout(TIME_BUDGET, exchange(pool, request)).await, began.elapsed())
         });

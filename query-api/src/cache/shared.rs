@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tallyhouse_service::changed_days::WRITERS;
 use tallyhouse_service::redis::{self, FromRedisValue, OpenError, Pool, RedisUrl, SubscribeError, Subscriber};
+use tokio::task::JoinSet;
 
 use super::compressed::beside;
 use super::entry::CachedAnswer;
@@ -84,6 +85,17 @@ impl SharedCache {
     /// A connection of one's own, for listening.
     pub(super) async fn listen(&self) -> Result<redis::aio::PubSub, SubscribeError> {
         self.subscriber.connect().await
+    }
+
+    /// Runs what must go on while this process is busy, on the thread of exchanges; no longer than somebody waits.
+    pub(super) async fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(work, &self.client.thread());
+        if let Some(Err(error)) = tasks.join_next().await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     /// Asks Redis for an answer, as long as that still waits for it.

@@ -5,21 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde_json::json;
 use tallyhouse_control::{Control, FixedKey, FixedKeys};
 use tallyhouse_query_api::authorize::Scope;
 use tallyhouse_query_api::cache::parts::{ComputedPart, PartsDeps, Reach};
 use tallyhouse_query_api::cache::ttl::Policy;
 use tallyhouse_query_api::cache::{
-    DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp,
+    DaysStamp, Generation, Life, PartKey, Parts, RedisTimeBudget, SharedCache, VersionStamp, Versions,
 };
 use tallyhouse_query_api::telemetry::Metrics;
 use tallyhouse_service::access::Scope as KeyScope;
 use tallyhouse_service::changed_days::invalidate;
 use tallyhouse_service::clock::now_ms;
-use tallyhouse_service::day_versions::DayChange;
+use tallyhouse_service::day_versions::{DayChange, Span};
 use tallyhouse_service::metrics::Registry;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use tallyhouse_testkit::proxy::{Mode, Proxy};
 use tallyhouse_testkit::query_service::{Service, Settings};
@@ -97,6 +99,28 @@ async fn ten_thousand_readers_of_two_instances_cost_one_query() {
     eventually("the answer is refreshed on both", async || ttl_s(&one).await > 60 && ttl_s(&other).await > 60).await;
     // Its part may have outlived it.
     assert!((2..=3).contains(&queries()), "{}", queries());
+}
+
+/// Else a crowd after a quiet time would wait for an answer that is there and right: versions count as unknown a second after the
+/// last heartbeat was read.
+#[tokio::test]
+async fn an_instance_that_is_busy_goes_on_hearing_what_changes() {
+    let redis = Redis::start().await;
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let shared = SharedCache::new(&redis.url.parse().unwrap(), metrics.clone(), Arc::new(now_ms)).unwrap();
+    let versions = Versions::new(Some(Arc::new(shared)), None, Arc::new(now_ms), metrics);
+    let (following, from, budget) = (versions.clone(), ten_days_ago(), RedisTimeBudget::default());
+    let following = tokio::spawn(async move { following.follow(|_| {}, CancellationToken::new()).await });
+    let span = Span::between(from, from + 86_400, i32::try_from(now_ms() / 86_400_000).unwrap());
+    eventually("what is known needs no reading after a busy time", async || {
+        versions.stamp("p", &span, &budget).await;
+        // Everything else in this runtime waits for it.
+        std::thread::sleep(Duration::from_millis(1_500));
+        let stamp = versions.stamp("p", &span, &budget).now_or_never();
+        stamp.is_some_and(|stamp| stamp.days != DaysStamp::Unknown)
+    })
+    .await;
+    following.abort();
 }
 
 #[test]

@@ -137,9 +137,19 @@ impl Versions {
         }
     }
 
-    /// Listens to what changes until `stopped`; `cleared` is called with the project that another process cleared.
-    pub async fn follow(&self, cleared: impl Fn(Option<&str>), stopped: CancellationToken) {
+    /// Listens to what changes until `stopped`; `cleared` is called with the project that another process cleared. It must be brief:
+    /// all this is on the thread of exchanges with Redis. A crowd that keeps this process busy for longer than a heartbeat is believed
+    /// would else make versions unknown, and wait for answers that are right.
+    pub async fn follow(&self, cleared: impl Fn(Option<&str>) + Send + Sync + 'static, stopped: CancellationToken) {
         let Source::Fleet(fleet) = &self.source else { return };
+        let following = Arc::clone(fleet).follow(cleared, stopped);
+        fleet.shared.beside(following).await;
+    }
+}
+
+impl Fleet {
+    async fn follow(self: Arc<Self>, cleared: impl Fn(Option<&str>) + Send + Sync, stopped: CancellationToken) {
+        let fleet = &self;
         let listening = async {
             for link in 1.. {
                 if let Err(error) = fleet.listen(link, &cleared).await {
