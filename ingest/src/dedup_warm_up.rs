@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tallyhouse_service::clock::{now_ms, steady_ms};
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::query::Query;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::{StoreError, within};
 
 use crate::limits::DedupLimits;
 use crate::placement::HASH_SQL;
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// A query, and each next row of one that is read in pieces.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// Which ids belong into a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +113,7 @@ pub async fn load(
         let query = query.param("older", older).param("most", dedup.ids as u64);
         let query = filter.bind(query.param("from", hour.max(since)).param("to", hour + HOUR_MS));
         let mut rows = query.fetch::<RecentId>()?;
-        while let Some(id) = within(rows.next()).await? {
+        while let Some(id) = within(READ_WITHIN, rows.next()).await? {
             remember(id, at(hour));
             ids += 1;
         }
@@ -129,13 +132,13 @@ async fn away(client: &Client, window: i64) -> Result<i64, StoreError> {
         let sql = "SELECT toInt64(toUnixTimestamp64Milli(max(received_at))) AS newest FROM events \
              WHERE received_at >= fromUnixTimestamp64Milli({from:Int64}) AND received_at < fromUnixTimestamp64Milli({to:Int64}) \
              HAVING count() > 0";
-        within(client.query(sql).param("from", from).param("to", to).fetch_optional::<i64>()).await
+        within(READ_WITHIN, client.query(sql).param("from", from).param("to", to).fetch_optional::<i64>()).await
     };
     // Clocks of others may be ahead.
     if newest(now.saturating_sub(window), i64::from(u32::MAX) * 1_000).await?.is_some() {
         return Ok(0);
     }
-    if within(client.query("SELECT 1 FROM events LIMIT 1").fetch_optional::<u8>()).await?.is_none() {
+    if within(READ_WITHIN, client.query("SELECT 1 FROM events LIMIT 1").fetch_optional::<u8>()).await?.is_none() {
         return Ok(0);
     }
     let (mut age, mut end) = (window.max(HOUR_MS), window);
@@ -158,7 +161,7 @@ async fn counts(client: &Client, filter: &IdFilter, since: i64) -> Result<BTreeM
         filter.condition()
     ));
     let rows = filter.bind(query.param("since", since)).fetch_all::<HourCount>();
-    Ok(within(rows).await?.into_iter().map(|row| (row.hour, row.ids)).collect())
+    Ok(within(READ_WITHIN, rows).await?.into_iter().map(|row| (row.hour, row.ids)).collect())
 }
 
 /// The newest hours that fit, oldest first, each with how many of its ids are too many: the oldest of the first one.
@@ -174,13 +177,6 @@ fn hours_to_read(counts: BTreeMap<i64, u64>, most: u64) -> Vec<(i64, u64)> {
     }
     hours.reverse();
     hours
-}
-
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(Duration::from_secs(60), call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }
 
 #[cfg(test)]

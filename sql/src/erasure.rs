@@ -25,9 +25,10 @@ use clickhouse::{Client, Row};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::person_dead_letters::Sought;
-use crate::rollups::{execute, number, quoted, within};
+use crate::rollups::{STATEMENT_DEADLINE, execute, number, quoted};
 
 /// Tables that hold ids of people, or states made of their hashes.
 const TABLES: &str = "('events', 'rollup_1m', 'rollup_1h', 'rollup_1d', 'dead_letters', 'privacy_subjects', 'control')";
@@ -136,7 +137,7 @@ pub async fn name(client: &Client, job: &str, ids: &[Id]) -> Result<(), StoreErr
         let sql = "INSERT INTO tallyhouse.privacy_subjects (job, user_id, anonymous_id) \
                    SELECT {job:String}, {user:String}, {anonymous:String}";
         let query = client.query(sql).param("job", job).param("user", user).param("anonymous", anonymous);
-        within(query.with_setting("async_insert", "0").execute()).await?;
+        within(STATEMENT_DEADLINE, query.with_setting("async_insert", "0").execute()).await?;
     }
     Ok(())
 }
@@ -144,7 +145,7 @@ pub async fn name(client: &Client, job: &str, ids: &[Id]) -> Result<(), StoreErr
 /// The ids that are written down for a job.
 pub async fn named(client: &Client, job: &str) -> Result<BTreeSet<Id>, StoreError> {
     let sql = "SELECT DISTINCT user_id, anonymous_id FROM tallyhouse.privacy_subjects WHERE job = {job:String}";
-    let rows = within(client.query(sql).param("job", job).fetch_all::<(String, String)>()).await?;
+    let rows = within(STATEMENT_DEADLINE, client.query(sql).param("job", job).fetch_all::<(String, String)>()).await?;
     let id = |(user, anonymous): (String, String)| match anonymous.is_empty() {
         true => Id::User(user),
         false => Id::Anonymous(anonymous),
@@ -168,7 +169,7 @@ pub async fn name_by_hash(
         hash_of("kind", "id")
     );
     let query = client.query(&sql).param("job", target.job).param("hashes", hashes);
-    within(keyed(query, target.project, key).with_setting("async_insert", "0").execute()).await?;
+    within(STATEMENT_DEADLINE, keyed(query, target.project, key).with_setting("async_insert", "0").execute()).await?;
     let count = format!("SELECT count() FROM tallyhouse.privacy_subjects WHERE job = {}", quoted(target.job));
     number(client, &count).await
 }
@@ -195,7 +196,10 @@ pub async fn leftovers(
         let before: Vec<_> = suppressed.iter().map(|one| one.before).collect();
         let latest = before.iter().copied().max().unwrap_or_default();
         let query = client.query(&sql).param("hashes", hashes).param("before", before).param("latest", latest);
-        found.extend(within(keyed(query, project, key).with_setting("max_threads", "1").fetch_all::<u64>()).await?);
+        found.extend(
+            within(STATEMENT_DEADLINE, keyed(query, project, key).with_setting("max_threads", "1").fetch_all::<u64>())
+                .await?,
+        );
     }
     Ok(found)
 }
@@ -222,7 +226,7 @@ pub async fn days(client: &Client, target: Target<'_>) -> Result<Vec<DayRows>, S
         "SELECT toInt32(toDate(ts, 'UTC')) AS day, count() AS rows FROM tallyhouse.events WHERE {} GROUP BY day ORDER BY day",
         target.events()
     );
-    within(client.query_raw(&sql).fetch_all::<DayRows>()).await
+    within(STATEMENT_DEADLINE, client.query_raw(&sql).fetch_all::<DayRows>()).await
 }
 
 /// Deletes raw rows, in up to five passes. Each waits for ClickHouse for up to two minutes, and ten seconds where it fails; then the others are
@@ -249,7 +253,7 @@ async fn delete(client: &Client, table: &str, condition: &str, job: &str) -> Res
             return Ok(mutated);
         }
         let sql = format!("SELECT DISTINCT _partition_id FROM tallyhouse.{table} WHERE {condition}");
-        let partitions = within(client.query_raw(&sql).fetch_all::<String>()).await?;
+        let partitions = within(STATEMENT_DEADLINE, client.query_raw(&sql).fetch_all::<String>()).await?;
         if partitions.is_empty() {
             return Ok(DeletionProgress::Done);
         }
@@ -280,7 +284,7 @@ async fn mutated(client: &Client, table: &str, job: &str) -> Result<DeletionProg
                FROM system.mutations WHERE database = 'tallyhouse' AND table = {table:String} AND position(command, {job:String}) > 0";
     loop {
         let query = client.query(sql).param("table", table).param("job", job);
-        let Mutations { pending, trouble } = within(query.fetch_one::<Mutations>()).await?;
+        let Mutations { pending, trouble } = within(STATEMENT_DEADLINE, query.fetch_one::<Mutations>()).await?;
         if pending == 0 {
             return Ok(DeletionProgress::Done);
         }
@@ -325,7 +329,7 @@ pub async fn files_since(client: &Client, until: u64) -> Result<u64, StoreError>
 pub async fn has_project(client: &Client, project: &str) -> Result<bool, StoreError> {
     let sql = "SELECT count() FROM (SELECT 1 FROM tallyhouse.events WHERE project_id = {project:String} LIMIT 1 \
                UNION ALL SELECT 1 FROM tallyhouse.dead_letters WHERE project_id = {project:String} LIMIT 1)";
-    let rows = within(client.query(sql).param("project", project).fetch_all::<u64>()).await?;
+    let rows = within(STATEMENT_DEADLINE, client.query(sql).param("project", project).fetch_all::<u64>()).await?;
     Ok(rows.first().is_some_and(|found| *found > 0))
 }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::insert_formatted::InsertFormatted;
 
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::migrations::MAX_PARTITIONS_PER_INSERT;
 
@@ -86,10 +87,7 @@ async fn send(mut insert: InsertFormatted, chunks: &[Bytes], deadline: Duration)
         }
         insert.end().await
     };
-    match tokio::time::timeout(deadline, send).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    within(deadline, send).await
 }
 
 #[cfg(test)]

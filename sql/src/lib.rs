@@ -6,6 +6,7 @@
 
 pub mod all_shards;
 pub mod connection;
+mod deadline;
 pub mod durability;
 pub mod erasure;
 pub mod error;
@@ -30,6 +31,7 @@ pub mod vitals;
 pub use all_shards::{AllShards, ShardsError};
 pub use clickhouse;
 pub use connection::{Connection, DATABASE};
+pub use deadline::within;
 pub use error::{Class, Fault, StoreError};
 pub use hexadecimal::{hex, unhex};
 pub use shards::Shards;

@@ -33,6 +33,7 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::deadline::within;
 use crate::error::StoreError;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -122,14 +123,14 @@ impl QueryLock {
                    IN (({name:String}, {mine:String}), ({other_name:String}, {other_mine:String}))";
         let query = self.client.query(sql).param("name", self.name).param("mine", &self.mine);
         let query = query.param("other_name", other.name).param("other_mine", &other.mine);
-        let held = within(query.fetch_all::<u64>()).await?;
+        let held = within(ANSWER_WITHIN, query.fetch_all::<u64>()).await?;
         Ok(!self.is_lost() && !other.is_lost() && held.first() == Some(&2))
     }
 
     async fn is_listed(&self) -> Result<bool, StoreError> {
         let sql = "SELECT count() FROM system.processes WHERE query_id = {name:String} AND query = {mine:String}";
         let query = self.client.query(sql).param("name", self.name).param("mine", &self.mine);
-        Ok(within(query.fetch_all::<u64>()).await?.first().is_some_and(|count| *count > 0))
+        Ok(within(ANSWER_WITHIN, query.fetch_all::<u64>()).await?.first().is_some_and(|count| *count > 0))
     }
 }
 
@@ -149,19 +150,13 @@ pub async fn holder(client: &Client, name: &str) -> Result<Option<Holder>, Store
     }
     let sql = "SELECT extract(query, '\\'([^,]*), ') AS process, replaceOne(toString(address), '::ffff:', '') AS address, \
                toUInt64(elapsed) AS seconds FROM system.processes WHERE query_id = {name:String} LIMIT 1";
-    let found = within(client.query(sql).param("name", name).fetch_all::<Found>()).await?.into_iter().next();
+    let found =
+        within(ANSWER_WITHIN, client.query(sql).param("name", name).fetch_all::<Found>()).await?.into_iter().next();
     Ok(found.map(|Found { process, address, seconds }| Holder {
         process,
         address,
         since: Duration::from_secs(seconds),
     }))
-}
-
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(ANSWER_WITHIN, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }
 
 /// Something that no other process says.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::insert::insert_again;
 
@@ -140,7 +141,7 @@ impl Rehearsal {
     async fn make(&mut self, name: String, create: &str) -> Result<(), StoreError> {
         // Before: an answer that does not come does not mean that it is not there.
         self.made.push(name);
-        within(self.client.query_raw(create).execute()).await
+        within(STATEMENT_DEADLINE, self.client.query_raw(create).execute()).await
     }
 
     async fn views_of(&self, source: &Name) -> Result<Vec<View>, StoreError> {
@@ -149,7 +150,7 @@ impl Rehearsal {
              SELECT arrayJoin(arrayZip(dependencies_database, dependencies_table)) FROM system.tables \
              WHERE database = {database:String} AND name = {name:String}) ORDER BY database, name";
         let query = self.client.query(views).param("database", &source.database).param("name", &source.name);
-        within(query.fetch_all::<View>()).await
+        within(STATEMENT_DEADLINE, query.fetch_all::<View>()).await
     }
 
     /// Through all copies.
@@ -202,8 +203,11 @@ impl Rehearsal {
     /// Drops the copies. What cannot be dropped is left to [`sweep`].
     pub async fn end(self) {
         for name in self.made.iter().rev() {
-            if let Err(error) =
-                within(self.client.query_raw(&format!("DROP TABLE IF EXISTS {name} SYNC")).execute()).await
+            if let Err(error) = within(
+                STATEMENT_DEADLINE,
+                self.client.query_raw(&format!("DROP TABLE IF EXISTS {name} SYNC")).execute(),
+            )
+            .await
             {
                 tracing::warn!(%error, name, "a copy of a table could not be dropped; it is dropped later");
             }
@@ -217,17 +221,14 @@ pub async fn sweep(client: &Client) -> Result<(), StoreError> {
         "SELECT name FROM system.tables WHERE database = 'tallyhouse' AND startsWith(name, '{PREFIX}') \
          AND metadata_modification_time < now() - INTERVAL 1 HOUR ORDER BY engine = 'MaterializedView' DESC, name DESC"
     );
-    for name in within(client.query_raw(&old).fetch_all::<String>()).await? {
-        within(client.query_raw(&format!("DROP TABLE IF EXISTS tallyhouse.`{name}` SYNC")).execute()).await?;
+    for name in within(STATEMENT_DEADLINE, client.query_raw(&old).fetch_all::<String>()).await? {
+        within(
+            STATEMENT_DEADLINE,
+            client.query_raw(&format!("DROP TABLE IF EXISTS tallyhouse.`{name}` SYNC")).execute(),
+        )
+        .await?;
     }
     Ok(())
-}
-
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(STATEMENT_DEADLINE, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }
 
 /// A table's name.

@@ -24,6 +24,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::Connection;
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::lock::{self, Holder, QueryLock};
 use crate::migrations::{self, ALL, BEFORE_BASELINE, Migration, Rendering, Topology};
@@ -256,11 +257,11 @@ pub async fn status(
 
 async fn recorded(connection: &Connection) -> Result<BTreeMap<u32, Recorded>, StoreError> {
     let exists = "SELECT count() FROM system.tables WHERE database = 'tallyhouse' AND name = 'migrations'";
-    if within(connection.server().query(exists).fetch_one::<u64>()).await? == 0 {
+    if within(STATEMENT_DEADLINE, connection.server().query(exists).fetch_one::<u64>()).await? == 0 {
         return Ok(BTreeMap::new());
     }
     let all = "SELECT version, name, checksum FROM tallyhouse.migrations FINAL ORDER BY version";
-    let rows = within(connection.server().query(all).fetch_all::<Recorded>()).await?;
+    let rows = within(STATEMENT_DEADLINE, connection.server().query(all).fetch_all::<Recorded>()).await?;
     Ok(rows.into_iter().map(|row| (row.version, row)).collect())
 }
 
@@ -282,7 +283,7 @@ async fn apply(connection: &Connection, rendering: &Rendering, migration: &Migra
             .param("name", done.name)
             .param("checksum", done.checksum())
             .with_setting("async_insert", "0");
-        within(record.execute()).await.map_err(failed)?;
+        within(STATEMENT_DEADLINE, record.execute()).await.map_err(failed)?;
     }
     tracing::info!(migration = migration.name, "applied");
     Ok(())
@@ -317,11 +318,4 @@ fn has_not_run(error: &StoreError) -> bool {
 
 fn is_fill(sql: &str) -> bool {
     sql.lines().find(|line| !line.starts_with("--")).is_some_and(|line| line.starts_with("INSERT"))
-}
-
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match timeout(STATEMENT_DEADLINE, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }

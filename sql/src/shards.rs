@@ -26,8 +26,9 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 
 use crate::connection::{BETWEEN_SERVERS, Connection, EVERYTHING};
+use crate::deadline::within;
 use crate::error::StoreError;
-use crate::rollups::within;
+use crate::rollups::STATEMENT_DEADLINE;
 
 /// A server that takes longer to say which shard it is counts as away.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -192,7 +193,9 @@ struct InCluster {
 pub async fn examine(server: &Connection, cluster: &str, listed: (u32, usize)) -> Result<(), MisplacedError> {
     let sql = "SELECT uniqExact(shard_num) AS shards, toUInt32(maxIf(shard_num, is_local)) AS here \
                FROM system.clusters WHERE cluster = {cluster:String}";
-    let found = within(server.server().query(sql).param("cluster", cluster).fetch_one::<InCluster>()).await?;
+    let found =
+        within(STATEMENT_DEADLINE, server.server().query(sql).param("cluster", cluster).fetch_one::<InCluster>())
+            .await?;
     let (url, cluster, (number, count)) = (server.url.clone(), cluster.to_owned(), listed);
     if found.shards != count as u64 {
         return Err(MisplacedError::OtherCluster { url, cluster, found: found.shards, listed: count as u64 });
@@ -206,7 +209,7 @@ pub async fn examine(server: &Connection, cluster: &str, listed: (u32, usize)) -
 /// Whether a server has what replicated tables need: the macros `shard` and `replica`.
 pub async fn has_macros(server: &Connection) -> Result<bool, StoreError> {
     let sql = "SELECT count() FROM system.macros WHERE macro IN ('shard', 'replica')";
-    Ok(within(server.server().query(sql).fetch_one::<u64>()).await? == 2)
+    Ok(within(STATEMENT_DEADLINE, server.server().query(sql).fetch_one::<u64>()).await? == 2)
 }
 
 /// What a server has recorded of its cluster.
@@ -229,7 +232,7 @@ impl ShardRecord {
 pub(crate) async fn recorded(server: &Client) -> Result<ShardRecord, StoreError> {
     let sql =
         "SELECT toUInt32(maxIf(number, is_here = 1)) AS here, uniqExact(number) AS known FROM tallyhouse.shards FINAL";
-    let answer = within(server.query(sql).fetch_one::<ShardRecord>());
+    let answer = within(STATEMENT_DEADLINE, server.query(sql).fetch_one::<ShardRecord>());
     match tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or(Err(StoreError::TimedOut)) {
         // No such table or database.
         Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(ShardRecord::default()),
@@ -245,7 +248,7 @@ pub async fn number_of(server: &Client) -> Result<Option<u32>, StoreError> {
 /// When the last shard was added, in milliseconds since 1970.
 pub async fn last_added(server: &Client) -> Result<i64, StoreError> {
     let sql = "SELECT toUnixTimestamp64Milli(max(added_at)) FROM tallyhouse.shards FINAL";
-    within(server.query(sql).fetch_one::<i64>()).await
+    within(STATEMENT_DEADLINE, server.query(sql).fetch_one::<i64>()).await
 }
 
 /// Compares a server's number, and how many shards it knows, with the list's. One that does not know of a shard that was added does not know either
@@ -270,7 +273,7 @@ pub async fn record(server: &Connection, (number, count): (u32, usize)) -> Resul
                SELECT toUInt32(number + 1), number + 1 = {here:UInt32}, now64(3) FROM numbers({count:UInt64}) \
                WHERE number + 1 NOT IN (SELECT number FROM tallyhouse.shards)";
     let insert = client.query(sql).param("here", number).param("count", count as u64);
-    Ok(within(insert.with_setting("async_insert", "0").execute()).await?)
+    Ok(within(STATEMENT_DEADLINE, insert.with_setting("async_insert", "0").execute()).await?)
 }
 
 #[cfg(test)]

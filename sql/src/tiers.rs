@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use clickhouse::Row;
 use serde::Deserialize;
-use tokio::time::timeout;
 
 use crate::connection::Connection;
+use crate::deadline::within;
 use crate::error::StoreError;
 
 /// The storage policy of raw events.
@@ -106,24 +106,17 @@ async fn volumes(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let sql = format!(
         "SELECT volume_name FROM system.storage_policies WHERE policy_name = '{POLICY}' AND volume_name IN ('warm', 'cold')"
     );
-    within(connection.server().query_raw(&sql).fetch_all::<String>()).await
+    within(WITHIN, connection.server().query_raw(&sql).fetch_all::<String>()).await
 }
 
 async fn table(connection: &Connection) -> Result<Option<Table>, StoreError> {
     let sql = "SELECT storage_policy, arrayStringConcat(arrayMap(g -> concat(g[2], ' ', g[1]), \
                extractAllGroupsVertical(engine_full, 'toIntervalDay\\\\((\\\\d+)\\\\) TO VOLUME \\'(\\\\w+)\\'')), ',') AS moves \
                FROM system.tables WHERE database = 'tallyhouse' AND name = 'events'";
-    within(connection.server().query_raw(sql).fetch_optional::<Table>()).await
+    within(WITHIN, connection.server().query_raw(sql).fetch_optional::<Table>()).await
 }
 
 async fn alter(connection: &Connection, what: &str) -> Result<(), StoreError> {
     let server = connection.server();
-    within(server.query_raw(&format!("ALTER TABLE tallyhouse.events {what}")).execute()).await
-}
-
-async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match timeout(WITHIN, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    within(WITHIN, server.query_raw(&format!("ALTER TABLE tallyhouse.events {what}")).execute()).await
 }

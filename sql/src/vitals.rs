@@ -8,6 +8,7 @@ use std::time::Duration;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 
+use crate::deadline::within;
 use crate::error::StoreError;
 
 /// Whoever does not answer by then is told as not up.
@@ -61,8 +62,5 @@ pub async fn read(client: &Client) -> Result<Vec<Vital>, StoreError> {
         .with_setting("max_threads", "1")
         .with_setting("max_result_rows", "2000")
         .with_setting("log_queries", "0");
-    match tokio::time::timeout(WITHIN, query.fetch_all::<Vital>()).await {
-        Ok(read) => Ok(read?),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    within(WITHIN, query.fetch_all::<Vital>()).await
 }

@@ -263,8 +263,5 @@ async fn quietly<T>(call: impl Future<Output = Result<T, clickhouse::error::Erro
 }
 
 async fn answer<T>(call: impl Future<Output = Result<T, clickhouse::error::Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    tallyhouse_sql::within(TIMEOUT, call).await
 }

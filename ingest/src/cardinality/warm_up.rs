@@ -50,8 +50,5 @@ async fn read(client: &Client, limiter: &CardinalityLimiter) -> Result<usize, St
         }
         Ok::<_, clickhouse::error::Error>(known)
     };
-    match tokio::time::timeout(WARM_WITHIN, read).await {
-        Ok(known) => known.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    tallyhouse_sql::within(WARM_WITHIN, read).await
 }

@@ -15,14 +15,14 @@ use tallyhouse_service::health::Status;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
 use tallyhouse_sql::rehearsal::{Entry, Refusal, Rehearsal, ViewIndex};
-use tallyhouse_sql::{Fault, StoreError};
+use tallyhouse_sql::{Fault, StoreError, within};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::search::{self, Cause, Limits, RefusedRows, Suspect, Trial, Trials};
 use super::storing::Course;
 use super::trouble::{BatchTrouble, Trouble};
-use super::{BatchWriter, Fence, refused_rows, within};
+use super::{BatchWriter, Fence, refused_rows};
 use crate::batch::Builder;
 use crate::store::{Block, Store};
 

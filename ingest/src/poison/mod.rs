@@ -63,8 +63,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tallyhouse_sql::StoreError;
-use tallyhouse_sql::clickhouse;
 use tokio::time::Instant;
 
 use self::trouble::Troubles;
@@ -207,14 +205,4 @@ async fn retry<F: Fence, T: Send, E: Display + Send, C: Future<Output = Result<T
         },
     };
     until_done(what, fence, limited).await
-}
-
-async fn within<T>(
-    deadline: Duration,
-    call: impl Future<Output = clickhouse::error::Result<T>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(deadline, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }

@@ -24,7 +24,7 @@ use tallyhouse_sql::native::{self, Column, Field};
 use tallyhouse_sql::rollups::gate::Lock;
 use tallyhouse_sql::rollups::rebuild::{self, ChangedDay, Options};
 use tallyhouse_sql::rollups::{RollupsError, Selection};
-use tallyhouse_sql::{Class, StoreError, rehearsal};
+use tallyhouse_sql::{Class, StoreError, rehearsal, within};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,7 @@ pub(super) async fn reopened(
         "SELECT DISTINCT toString(project_id) AS project_id, day FROM repairs \
          WHERE state IN ('running', 'done') AND updated_at >= fromUnixTimestamp64Milli({since:Int64})",
     );
-    let begun = super::within(deadline, begun.param("since", since).fetch_all::<Begun>()).await?;
+    let begun = within(deadline, begun.param("since", since).fetch_all::<Begun>()).await?;
     let is_of_batch = |begun: &Begun| {
         // A file of an older version does not tell its days.
         days.is_empty() || days.iter().any(|day| day.day == begun.day && day.project == begun.project_id)
@@ -109,7 +109,7 @@ pub(super) async fn reopened(
 /// Whether ClickHouse was started after `since`; milliseconds since 1970.
 pub(super) async fn is_restarted(client: &Client, since: i64, deadline: Duration) -> Result<bool, StoreError> {
     let started = client.query("SELECT (toInt64(toUnixTimestamp(now())) - toInt64(uptime())) * 1000");
-    Ok(super::within(deadline, started.fetch_one::<i64>()).await? >= since)
+    Ok(within(deadline, started.fetch_one::<i64>()).await? >= since)
 }
 
 fn rows<'a>(repairs: impl Iterator<Item = (&'a str, i32, &'a str)>, step: Step) -> Vec<Bytes> {
@@ -203,7 +203,7 @@ async fn repair(store: &Store) -> Result<bool, RollupsError> {
     // `running`: whoever began it was killed.
     let open = "SELECT toString(project_id) AS project_id, day, token FROM repairs FINAL \
                 WHERE state IN ('open', 'running') ORDER BY updated_at LIMIT 10000";
-    let open = super::within(store.timeout, store.client.query_raw(open).fetch_all::<Repair>()).await?;
+    let open = within(store.timeout, store.client.query_raw(open).fetch_all::<Repair>()).await?;
     if open.is_empty() {
         return Ok(true);
     }

@@ -9,14 +9,14 @@ use tallyhouse_schema::limits::DAY_MS;
 use tallyhouse_service::clock::now_ms;
 use tallyhouse_sql::clickhouse::{self, Row};
 use tallyhouse_sql::native::Rows;
-use tallyhouse_sql::{Fault, StoreError};
+use tallyhouse_sql::{Fault, StoreError, within};
 use tokio::time::Instant;
 
 use super::blame::{Verdict, read};
 use super::repair::{self, Step};
 use super::search::{self, Cause};
 use super::trouble::BatchTrouble;
-use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, refused_rows, until_done, within};
+use super::{BatchWriter, Fence, Origin, RefusedEvent, SEARCH_AFTER, refused_rows, until_done};
 use crate::dead_letters::DeadLetter;
 use crate::store::Block;
 use tallyhouse_service::retry;

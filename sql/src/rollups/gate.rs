@@ -13,7 +13,8 @@ use std::time::Duration;
 use clickhouse::Client;
 use tokio::time::{Instant, sleep};
 
-use super::{RollupsError, execute, number, within};
+use super::{RollupsError, STATEMENT_DEADLINE, execute, number};
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::lock::QueryLock;
 
@@ -62,13 +63,13 @@ pub async fn close(client: &Client) -> Result<(), StoreError> {
 pub(super) async fn drain(client: &Client, until: Instant) -> Result<(), StoreError> {
     // An insert is listed before it looks its table up, so one that is not listed now is refused.
     let listed = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%events_in%'";
-    let mut inside = within(client.query_raw(listed).fetch_all::<String>()).await?;
+    let mut inside = within(STATEMENT_DEADLINE, client.query_raw(listed).fetch_all::<String>()).await?;
     while !inside.is_empty() {
         if Instant::now() >= until {
             return Err(StoreError::TimedOut);
         }
         sleep(POLL).await;
-        let now = within(client.query_raw(listed).fetch_all::<String>()).await?;
+        let now = within(STATEMENT_DEADLINE, client.query_raw(listed).fetch_all::<String>()).await?;
         inside.retain(|id| now.contains(id));
     }
     Ok(())

@@ -18,10 +18,11 @@ use std::time::Duration;
 use clickhouse::Client;
 use tallyhouse_schema::Rollup;
 
+use crate::deadline::within;
 use crate::error::StoreError;
 
 /// One statement may take this long; `max_execution_time` of the user ends it at the same time.
-const STATEMENT_DEADLINE: Duration = Duration::from_secs(600);
+pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// What is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,20 +122,13 @@ pub(crate) fn quoted(text: &str) -> String {
 
 pub(crate) async fn execute(client: &Client, sql: &str) -> Result<(), StoreError> {
     let call = client.query_raw(sql).with_setting("wait_end_of_query", "1").execute();
-    within(call).await
+    within(STATEMENT_DEADLINE, call).await
 }
 
 pub(crate) async fn number(client: &Client, sql: &str) -> Result<u64, StoreError> {
     // Read to its end: a connection that is dropped before is an error in ClickHouse's log, with a trace.
-    let rows = within(client.query_raw(sql).fetch_all::<u64>()).await?;
+    let rows = within(STATEMENT_DEADLINE, client.query_raw(sql).fetch_all::<u64>()).await?;
     Ok(rows.first().copied().unwrap_or_default())
-}
-
-pub(crate) async fn within<T>(call: impl Future<Output = clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(STATEMENT_DEADLINE, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }
 
 /// Whether a table is there.

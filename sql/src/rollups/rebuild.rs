@@ -28,7 +28,8 @@ use tokio::time::{Instant, timeout_at};
 use super::gate::{self, Lock};
 use super::stable;
 use super::verify::{self, Drift, days, only, raw_horizon};
-use super::{RollupsError, Selection, execute, exists, number, quoted, refuse_replicated, unit_of, within};
+use super::{RollupsError, STATEMENT_DEADLINE, Selection, execute, exists, number, quoted, refuse_replicated, unit_of};
+use crate::deadline::within;
 use crate::error::StoreError;
 use crate::migrations::ALL;
 
@@ -234,7 +235,7 @@ impl Job<'_> {
             seconds("p"),
             seconds(&format!("{next}(p, 1)"))
         );
-        Ok(within(self.client.query_raw(&sql).fetch_all::<Partition>()).await?)
+        Ok(within(STATEMENT_DEADLINE, self.client.query_raw(&sql).fetch_all::<Partition>()).await?)
     }
 
     /// Rebuilds the cells of one partition. Returns how long inserts were kept away.
@@ -369,7 +370,7 @@ impl Job<'_> {
             .with_setting("deduplicate_insert_select", "disable")
             .with_setting("max_partitions_per_insert_block", "0")
             .with_setting("max_bytes_before_external_group_by", "500000000");
-        Ok(within(query.execute()).await?)
+        Ok(within(STATEMENT_DEADLINE, query.execute()).await?)
     }
 }
 
@@ -379,7 +380,7 @@ async fn changed_days(client: &Client, condition: &str) -> Result<Vec<ChangedDay
         "SELECT DISTINCT project_id, toInt32(toDate(unit, 'UTC')) AS day FROM tallyhouse.{CELLS} WHERE {condition} \
          ORDER BY project_id, day"
     );
-    within(client.query_raw(&sql).fetch_all::<ChangedDay>()).await
+    within(STATEMENT_DEADLINE, client.query_raw(&sql).fetch_all::<ChangedDay>()).await
 }
 
 /// The view's own SELECT, from raw instead of from what is inserted, so that there is one definition.

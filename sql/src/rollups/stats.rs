@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tallyhouse_schema::Rollup;
 use tallyhouse_schema::rollup::{EVERY_TYPE, QUARTER};
 
-use super::{RollupsError, quoted, within};
+use super::{RollupsError, STATEMENT_DEADLINE, quoted};
+use crate::deadline::within;
 
 /// A series of fewer rows is not worth a line.
 const LEAST_ROWS: u64 = 1_000;
@@ -97,14 +98,14 @@ pub async fn stats(client: &Client, project: Option<&str>, weak: usize) -> Resul
                countIf({is_total}) AS total_rows, count() AS rows \
              FROM tallyhouse.{table} AS t WHERE {only} GROUP BY project_id, rollup ORDER BY project_id, rollup"
         );
-        found.rollups.extend(within(client.query_raw(&sizes).fetch_all::<Size>()).await?);
+        found.rollups.extend(within(STATEMENT_DEADLINE, client.query_raw(&sizes).fetch_all::<Size>()).await?);
         let series = format!(
             "SELECT toString(t.project_id) AS project_id, {name} AS rollup, toString(t.event_type) AS event_type, \
                trimLeft(t.dim_set, '{EVERY_TYPE}{QUARTER}') AS dim_set, sum(t.events) AS events, count() AS rows \
              FROM tallyhouse.{table} AS t WHERE {only} GROUP BY project_id, rollup, event_type, dim_set \
              HAVING rows >= {LEAST_ROWS} AND events < 10 * rows ORDER BY rows DESC LIMIT {weak}"
         );
-        found.weak.extend(within(client.query_raw(&series).fetch_all::<Series>()).await?);
+        found.weak.extend(within(STATEMENT_DEADLINE, client.query_raw(&series).fetch_all::<Series>()).await?);
     }
     found.rollups.sort_by(|one, other| one.project_id.cmp(&other.project_id));
     Ok(found)
@@ -114,7 +115,7 @@ async fn tables(client: &Client) -> Result<Vec<Table>, RollupsError> {
     let sql = "SELECT p.table AS name, sum(p.rows) AS rows, sum(p.bytes_on_disk) AS bytes FROM system.parts AS p \
                WHERE active AND database = 'tallyhouse' AND table IN ('events', 'rollup_1m', 'rollup_1h', 'rollup_1d') \
                GROUP BY name ORDER BY name";
-    Ok(within(client.query_raw(sql).fetch_all::<Table>()).await?)
+    Ok(within(STATEMENT_DEADLINE, client.query_raw(sql).fetch_all::<Table>()).await?)
 }
 
 /// The expression that names the rollup of a row.

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use tallyhouse_schema::Rollup;
 use tallyhouse_schema::rollup::{EVERY_TYPE, QUARTER};
 
-use super::{RollupsError, Selection, bucket_of, number, quoted, unit_of, within};
+use super::{RollupsError, STATEMENT_DEADLINE, Selection, bucket_of, number, quoted, unit_of};
+use crate::deadline::within;
 use crate::error::StoreError;
 
 pub(super) const DAY: i64 = 86_400;
@@ -337,7 +338,7 @@ async fn look(
         .query_raw(&sql)
         .with_setting("max_bytes_before_external_group_by", "500000000")
         .with_setting("max_memory_usage", "4000000000");
-    let cells = within(query.fetch_all::<Cell>()).await?;
+    let cells = within(STATEMENT_DEADLINE, query.fetch_all::<Cell>()).await?;
     Ok(cells.into_iter().map(|cell| Drift { table, cell }).collect())
 }
 
@@ -400,8 +401,9 @@ pub async fn audit(client: &Client, selection: &Selection, limit: usize) -> Resu
         "SELECT concat(toString(project_id), ' ', id, ' ', toString(n)) FROM ({repeated}) ORDER BY 1 LIMIT {limit}"
     ));
     Ok(Audit {
-        sources: within(sources.fetch_all::<Source>()).await?,
-        repeated_ids: within(spill(format!("SELECT count() FROM ({repeated})")).fetch_one::<u64>()).await?,
-        examples: within(examples.fetch_all::<String>()).await?,
+        sources: within(STATEMENT_DEADLINE, sources.fetch_all::<Source>()).await?,
+        repeated_ids: within(STATEMENT_DEADLINE, spill(format!("SELECT count() FROM ({repeated})")).fetch_one::<u64>())
+            .await?,
+        examples: within(STATEMENT_DEADLINE, examples.fetch_all::<String>()).await?,
     })
 }

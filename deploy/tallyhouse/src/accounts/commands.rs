@@ -10,8 +10,8 @@ use tallyhouse_control::records::grant::{GrantDocument, Tool};
 use tallyhouse_control::{Control, ControlError, Kind, New, time};
 use tallyhouse_schema::project::{BadProjectName, ProjectName};
 use tallyhouse_service::secret::Secret;
-use tallyhouse_sql::{Connection, StoreError};
-use tokio::time::{Instant, sleep, timeout};
+use tallyhouse_sql::{Connection, StoreError, within};
+use tokio::time::{Instant, sleep};
 
 use super::keeper;
 use super::password;
@@ -328,7 +328,7 @@ enum Change<'a> {
 async fn kind(server: &Connection) -> Result<ServerKind, AccountsError> {
     let client = server.server();
     let seen = client.query("SELECT count() FROM system.databases WHERE name = 'tallyhouse_seen'").fetch_one::<u64>();
-    Ok(if within(seen).await? > 0 { ServerKind::OfCluster } else { ServerKind::Single })
+    Ok(if within(STATEMENT_WITHIN, seen).await? > 0 { ServerKind::OfCluster } else { ServerKind::Single })
 }
 
 /// Runs statements on each server. One of several that is away, or cannot take them, does not keep the others from taking them, nor the caller from
@@ -356,7 +356,7 @@ async fn run_on_all(servers: &[Connection], statements: &[String]) -> Result<ToR
 /// Runs statements, in order. Gives those that this user may not run, from the first such on.
 async fn run(writer: &Connection, statements: Vec<String>) -> Result<Vec<String>, AccountsError> {
     for (done, statement) in statements.iter().enumerate() {
-        match within(writer.client().query_raw(statement).execute()).await {
+        match within(STATEMENT_WITHIN, writer.client().query_raw(statement).execute()).await {
             Ok(()) => {}
             Err(StoreError::Refused { code: ACCESS_DENIED, .. }) => {
                 return Ok(statements.into_iter().skip(done).collect());
@@ -365,11 +365,4 @@ async fn run(writer: &Connection, statements: Vec<String>) -> Result<Vec<String>
         }
     }
     Ok(Vec::new())
-}
-
-async fn within<T>(call: impl Future<Output = tallyhouse_sql::clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match timeout(STATEMENT_WITHIN, call).await {
-        Ok(done) => done.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
 }

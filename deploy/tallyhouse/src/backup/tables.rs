@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tallyhouse_sql::StoreError;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
+use tallyhouse_sql::{StoreError, within};
 
 use super::BackupError;
 
@@ -84,10 +84,10 @@ impl Destination {
     /// are there.
     pub(super) async fn probe(&self, client: &Client, name: &str, base: Option<&str>) -> Result<(), BackupError> {
         let drop_it = || client.query_raw(&format!("DROP TABLE IF EXISTS {PROBE} SYNC"));
-        within(drop_it().execute()).await?;
+        within(ANSWER_WITHIN, drop_it().execute()).await?;
         let statement = format!("RESTORE TABLE tallyhouse.migrations AS {PROBE} FROM {}", self.place(name));
         let read = run(client, "read the backup", &statement, base.map(|base| self.place(base))).await;
-        within(drop_it().execute()).await?;
+        within(ANSWER_WITHIN, drop_it().execute()).await?;
         read
     }
 }
@@ -96,11 +96,11 @@ async fn run(client: &Client, what: &'static str, statement: &str, base: Option<
     let id = format!("tallyhouse-{}", ulid::Ulid::generate());
     let base = base.map(|base| format!(", base_backup = {base}")).unwrap_or_default();
     let begin = format!("{statement} SETTINGS id = '{id}'{base} ASYNC");
-    within(client.query_raw(&begin).execute()).await?;
+    within(ANSWER_WITHIN, client.query_raw(&begin).execute()).await?;
     let deadline = Instant::now() + DONE_WITHIN;
     loop {
         let state = client.query("SELECT toString(status) AS status, error FROM system.backups WHERE id = {id:String}");
-        let State { status, error } = within(state.param("id", &id).fetch_one::<State>()).await?;
+        let State { status, error } = within(ANSWER_WITHIN, state.param("id", &id).fetch_one::<State>()).await?;
         match status.as_str() {
             "BACKUP_CREATED" | "RESTORED" => return Ok(()),
             "CREATING_BACKUP" | "RESTORING" if Instant::now() >= deadline => {
@@ -119,7 +119,7 @@ async fn run(client: &Client, what: &'static str, statement: &str, base: Option<
 async fn kill(client: &Client, id: &str) -> Result<(), StoreError> {
     let kill =
         client.query("KILL QUERY WHERE query_id IN (SELECT query_id FROM system.backups WHERE id = {id:String}) ASYNC");
-    within(kill.param("id", id).execute()).await
+    within(ANSWER_WITHIN, kill.param("id", id).execute()).await
 }
 
 /// One value of the tables.
@@ -127,14 +127,7 @@ pub(super) async fn ask<T: tallyhouse_sql::clickhouse::RowOwned + tallyhouse_sql
     client: &Client,
     sql: &str,
 ) -> Result<T, StoreError> {
-    within(client.query(sql).fetch_one::<T>()).await
-}
-
-async fn within<T>(call: impl Future<Output = tallyhouse_sql::clickhouse::error::Result<T>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(ANSWER_WITHIN, call).await {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(_) => Err(StoreError::TimedOut),
-    }
+    within(ANSWER_WITHIN, client.query(sql).fetch_one::<T>()).await
 }
 
 /// How many shards a server knows. An address may lead to any server of a cluster.
@@ -156,7 +149,7 @@ pub(super) async fn is_used(client: &Client) -> Result<bool, StoreError> {
 /// Removes both databases, so that they can be restored.
 pub(super) async fn drop_all(client: &Client) -> Result<(), StoreError> {
     for database in ["tallyhouse_views", "tallyhouse"] {
-        within(client.query_raw(&format!("DROP DATABASE IF EXISTS {database} SYNC")).execute()).await?;
+        within(ANSWER_WITHIN, client.query_raw(&format!("DROP DATABASE IF EXISTS {database} SYNC")).execute()).await?;
     }
     Ok(())
 }
