@@ -59,7 +59,9 @@ pub enum Denied {
     #[error("the token has expired; sign in again")]
     ExpiredToken,
     /// Nothing is known yet of whom the tokens are from.
-    #[error("tokens cannot be checked now: the keys of the identity provider could not be fetched; try again after `Retry-After`")]
+    #[error(
+        "tokens cannot be checked now: the keys of the identity provider could not be fetched; try again after `Retry-After`"
+    )]
     ProviderAway,
     /// The token names no project, or none in which its bearer has a role.
     #[error("the token gives no role in any project")]
