@@ -232,12 +232,16 @@ impl ShardRecord {
 pub(crate) async fn recorded(server: &Client) -> Result<ShardRecord, StoreError> {
     let sql =
         "SELECT toUInt32(maxIf(number, is_here = 1)) AS here, uniqExact(number) AS known FROM tallyhouse.shards FINAL";
-    let answer = within(STATEMENT_DEADLINE, server.query(sql).fetch_one::<ShardRecord>());
-    match tokio::time::timeout(ANSWER_WITHIN, answer).await.unwrap_or(Err(StoreError::TimedOut)) {
+    match within(ANSWER_WITHIN, server.query(sql).fetch_one::<ShardRecord>()).await {
         // No such table or database.
         Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(ShardRecord::default()),
         answer => answer,
     }
+}
+
+/// How many shards the cluster of a server has by its own record; 0 where it is a single one. An address may lead to any server of a shard.
+pub async fn known(server: &Client) -> Result<u64, StoreError> {
+    Ok(recorded(server).await?.known)
 }
 
 /// The number that a server has by its own record; `None`: it has none.

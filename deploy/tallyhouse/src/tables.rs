@@ -77,8 +77,8 @@ impl TablesError {
     }
 }
 
-/// Sets what an installation says of its tables, which are there. For whoever serves, or was asked to: a command has the settings of a shell, and parts that were moved by
-/// another setting do not come back.
+/// Sets tiers and fsync, as this installation says, of tables that are there. For whoever serves, or was asked to: a command has the settings of a
+/// shell, and parts that were moved by another setting do not come back.
 pub async fn configure(writer: &Connection, settings: TableSettings) -> Result<(), TablesError> {
     tiers::apply(writer, settings.tiers).await.map_err(TablesError::Tiers)?;
     durability::apply(writer, settings.fsync).await.map_err(TablesError::Fsync)

@@ -88,7 +88,7 @@ impl SharedCache {
     }
 
     /// Runs what must go on while this process is busy, on the thread of exchanges; no longer than somebody waits.
-    pub(super) async fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) async fn on_exchange_thread(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = JoinSet::new();
         tasks.spawn_on(work, &self.client.thread());
         if let Some(Err(error)) = tasks.join_next().await

@@ -65,10 +65,7 @@ pub(super) fn lock(staging: &Path) -> Result<File, BackupError> {
 
 /// Makes one.
 pub async fn create(source: &Source<'_>, target: &Target, options: Options) -> Result<Manifest, BackupError> {
-    match tables::shards(&source.client).await? {
-        0 | 1 => {}
-        shards => return Err(BackupError::Cluster(shards)),
-    }
+    tables::refuse_cluster(&source.client).await?;
     let _lock = lock(source.staging)?;
     for name in target.unfinished().await? {
         // Of a shared target another machine may be at work there; of our own folder we have the lock.

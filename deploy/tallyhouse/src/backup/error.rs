@@ -42,8 +42,8 @@ pub enum BackupError {
     #[error("ClickHouse could not {what}: {message}")]
     ClickHouse { what: &'static str, message: String },
     #[error(
-        "this ClickHouse is one of a cluster of {0} shards, and a backup would have one of them: copy each server by clickhouse-backup \
-         (deploy/README.md, Backups)"
+        "this ClickHouse is one of a cluster of {0} shards, and a backup is of one server: copy each server, and bring it back, by \
+         clickhouse-backup (deploy/README.md, Backups)"
     )]
     Cluster(u64),
     #[error("BACKUP_TARGET: {} is not there: mount the disk, or make the folder", .0.display())]

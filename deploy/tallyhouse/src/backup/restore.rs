@@ -213,6 +213,7 @@ impl Restoring<'_> {
     async fn given_tables(&self, may_replace: bool) -> Result<(u64, rebuild::Rebuilt, usize), BackupError> {
         let attached = attach::attach(self.config, self.env).await?;
         let server = attached.writer.server();
+        tables::refuse_cluster(&server).await?;
         if tables::is_used(&server).await? {
             if !may_replace {
                 return Err(BackupError::HoldsTables(attached.writer.url));

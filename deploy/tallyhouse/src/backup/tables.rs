@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tallyhouse_sql::clickhouse::{self, Client, Row};
-use tallyhouse_sql::{StoreError, within};
+use tallyhouse_sql::{StoreError, shards, within};
 
 use super::BackupError;
 
@@ -130,12 +130,11 @@ pub(super) async fn ask<T: tallyhouse_sql::clickhouse::RowOwned + tallyhouse_sql
     within(ANSWER_WITHIN, client.query(sql).fetch_one::<T>()).await
 }
 
-/// How many shards a server knows. An address may lead to any server of a cluster.
-pub(super) async fn shards(client: &Client) -> Result<u64, StoreError> {
-    match ask::<u64>(client, "SELECT uniqExact(number) FROM tallyhouse.shards FINAL").await {
-        // A single server has no such table.
-        Err(StoreError::Refused { code: 60 | 81, .. }) => Ok(1),
-        answer => answer,
+/// Refuses a server of several shards: a backup would have one of them, and the views that a restore makes would show one.
+pub(super) async fn refuse_cluster(client: &Client) -> Result<(), BackupError> {
+    match shards::known(client).await? {
+        0 | 1 => Ok(()),
+        several => Err(BackupError::Cluster(several)),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use hyper::Method;
 use serde_json::Value;
-use tallyhouse_testkit::{Folder, S3, eventually};
+use tallyhouse_sql::Connection;
+use tallyhouse_testkit::{Folder, S3, eventually, execute};
 
 use crate::installation::Installation;
 
@@ -136,8 +136,9 @@ async fn a_bucket_holds_backups_as_a_folder_does() {
 async fn a_given_clickhouse_writes_and_reads_its_tables_itself() {
     let folder = Folder::create();
     let (backups, destination) = (folder.path().join("backups"), folder.path().join("backups/clickhouse"));
-    let server = Installation::on(&folder.path().join("server")).with("BACKUP_DIR", &backups.display().to_string());
-    let mut store = server.command(&["store"]).stderr(Stdio::null()).spawn().unwrap();
+    let server = Installation::on(&folder.path().join("server"));
+    let mut server = server.with("BACKUP_DIR", &backups.display().to_string());
+    server.start_store();
     let url = format!("http://127.0.0.1:{}", server.clickhouse_port());
     let given = |data: &str| {
         let given =
@@ -163,6 +164,16 @@ async fn a_given_clickhouse_writes_and_reads_its_tables_itself() {
     let projects = commands.done(&["projects", "list"]);
     let has = |name: &str| projects.lines().any(|line| line.split_whitespace().next() == Some(name));
     assert!(has("before") && has("between") && !has("after"), "{projects}");
-    drop(store.kill());
-    drop(store.wait());
+
+    // One of two shards, by its own record: the rows of the other one would not come back.
+    let writer =
+        Connection { url: url.clone(), user: "writer".to_owned(), password: server.password().unwrap(), tls: None };
+    let table = "tallyhouse.shards (number UInt32, is_here UInt8, added_at DateTime64(3)) ENGINE = ReplacingMergeTree";
+    execute(&writer, &format!("CREATE TABLE {table} ORDER BY number")).await.unwrap();
+    execute(&writer, "INSERT INTO tallyhouse.shards VALUES (1, 1, now64(3)), (2, 0, now64(3))").await.unwrap();
+    for asked in [&["backup", "create"][..], &["backup", "restore", "--replace", "--yes-replace"]] {
+        let refused = commands.refused(asked);
+        assert!(refused.contains("of a cluster of 2 shards"), "{asked:?}: {refused}");
+    }
+    assert_eq!(commands.done(&["projects", "list"]), projects, "nothing was dropped");
 }

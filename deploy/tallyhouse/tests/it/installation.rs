@@ -56,6 +56,12 @@ impl Installation {
         eventually("both services are ready", are_ready).await;
     }
 
+    /// The embedded ClickHouse alone, for others that are given it.
+    pub fn start_store(&mut self) {
+        let mut command = self.command(&["store"]);
+        self.process = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             drop(process.kill());

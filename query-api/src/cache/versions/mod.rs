@@ -143,7 +143,7 @@ impl Versions {
     pub async fn follow(&self, cleared: impl Fn(Option<&str>) + Send + Sync + 'static, stopped: CancellationToken) {
         let Source::Fleet(fleet) = &self.source else { return };
         let following = Arc::clone(fleet).follow(cleared, stopped);
-        fleet.shared.beside(following).await;
+        fleet.shared.on_exchange_thread(following).await;
     }
 }
 
